@@ -1,0 +1,94 @@
+"""Render the notebooks as a site in `_docs/`. Nothing is run: a page shows the outputs stored in its notebook.
+
+Three steps: each notebook becomes a page's notebook (pages.py), smalldocs makes HTML of them, and the pages are made to work without a network.
+"""
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from execnb.nbio import write_nb
+from nbdev.config import get_config
+from pages import make_page, page_name
+
+HERE = Path(__file__).resolve().parent
+NUMBERED = {"Numerics": range(0, 20), "Models": range(20, 30), "Tools": range(30, 100)}  # library notebooks by their number
+FOLDERS = "Tutorials", "Verification", "Benchmarks"
+
+
+def group(path):
+    "The part of the sidebar that a notebook, given relative to nbs/, stands in; None for the front page."
+    if len(path.parts) > 1:
+        return path.parts[0].capitalize()
+    number = path.stem.partition("_")[0]
+    return next((name for name, numbers in NUMBERED.items() if number.isdigit() and int(number) in numbers), None)
+
+
+def write_pages(stage, settings):
+    "Write a page's notebook for each notebook, and copy what lies beside them; returns the sidebar."
+    sidebar = {name: [] for name in (None, *NUMBERED, *FOLDERS)}
+    for source in sorted(settings.nbs_path.rglob("*")):
+        path = source.relative_to(settings.nbs_path)
+        if not source.is_file() or any(part.startswith((".", "_")) for part in path.parts):
+            continue
+        target = stage / path
+        if path.suffix == ".ipynb":
+            target = stage / f"{page_name(path)}.ipynb"
+            if target.exists():
+                sys.exit(f"two notebooks want the page {page_name(path)}.html; the second is {path}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix != ".ipynb":
+            shutil.copy(source, target)
+            continue
+        page, title = make_page(source, settings)
+        write_nb(page, target)
+        sidebar.setdefault(group(path), []).append({"text": title, "href": target.relative_to(stage).as_posix()})
+    front = sidebar.pop(None)
+    return front + [{"section": name, "contents": pages} for name, pages in sidebar.items() if pages]
+
+
+def render(stage, sidebar, output):
+    "The one place that knows smalldocs: make HTML of the pages in `stage`."
+    try:
+        import smalldocs.layout
+        import smalldocs.site
+    except ImportError:
+        sys.exit("smalldocs is missing: it needs Python 3.11 or newer (make clean, then make docs PYTHON=python3.12)")
+
+    site = yaml.safe_load((HERE / "site.yml").read_text())
+    site["project"]["output-dir"] = str(output)
+    site["website"]["sidebar"] = {"style": "docked", "contents": sidebar}
+    (stage / "_smalldocs.yml").write_text(json.dumps(site))  # JSON is YAML too
+    for name in ("style.css", "open-in-colab.svg", "favicon.svg"):
+        shutil.copy(HERE / name, stage)
+    done = smalldocs.site.build(stage, quiet=True)
+    for warning in done.warnings:
+        print("smalldocs:", warning, file=sys.stderr)
+    return smalldocs.layout.KATEX  # where its pages load KaTeX from
+
+
+def localize(output, katex):
+    "Make the pages load KaTeX from the site itself."
+    shutil.copytree(HERE / "katex", output / "katex")
+    for page in output.rglob("*.html"):
+        up = "../" * (len(page.relative_to(output).parts) - 1)
+        page.write_text(page.read_text().replace(katex, f"{up}katex"))
+
+
+def main():
+    start = time.monotonic()
+    settings = get_config(path=HERE.parent)
+    output = settings.config_path / "_docs"
+    with tempfile.TemporaryDirectory() as stage:
+        sidebar = write_pages(Path(stage), settings)
+        katex = render(Path(stage), sidebar, output)
+    localize(output, katex)
+    pages = len(list(output.rglob("*.html")))
+    print(f"{pages} pages in {output.name}/, made in {time.monotonic() - start:.0f} s. To read them: python -m http.server -d {output.name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
