@@ -75,7 +75,7 @@ class ODEProblem(nn.Module):
         self.solver, self.sensitivity, self.order, self.atol, self.rtol = as_stepper(solver), sensitivity, order, atol, rtol
         self.solver_adjoint, self.atol_adjoint, self.rtol_adjoint = solver_adjoint, atol_adjoint, rtol_adjoint
         self.interpolator, self.optimizable_params, self.options = interpolator, tuple(optimizable_params), options
-        odeint_options = {"controller", "dt", "first_step", "min_step", "max_step", "max_steps", "norm", "dense", "throw", "progress"}
+        odeint_options = {"controller", "dt", "first_step", "min_step", "max_step", "max_steps", "norm", "per_sample", "t_stops", "regularise", "dense", "throw", "progress"}
         if unknown := set(options) - odeint_options: raise TypeError(f"unknown option {', '.join(sorted(unknown))}; further options are {', '.join(sorted(odeint_options))}")
 
     def odeint(self,

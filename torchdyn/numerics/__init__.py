@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'current_depth', 'ravel_state', 'rms_norm', 'Bernoulli',
            'Cosine', 'Exponential', 'FallingBall', 'Lorenz', 'LotkaVolterra', 'Oscillator', 'Pendulum', 'Robertson',
-           'VanDerPol', 'BogackiShampine32', 'CashKarp45', 'DormandPrince45', 'Euler', 'Fehlberg12', 'Heun', 'Heun3',
-           'Kutta3', 'Midpoint', 'Ralston', 'Ralston3', 'RungeKutta', 'RungeKutta2', 'RungeKutta4', 'SSPRK3', 'Step',
-           'Stepper', 'STEPPERS', 'Tableau', 'ThreeEighths', 'Tsitouras45', 'check_tableau', 'observed_order',
-           'tableau', 'Controller', 'IController', 'PIController', 'PIDController', 'Tolerance', 'DenseSolution',
-           'Interpolant', 'Integrator', 'Problem', 'Segment', 'integrate', 'SENSITIVITIES', 'odeint']
+           'VanDerPol', 'BogackiShampine32', 'CashKarp45', 'DormandPrince45', 'DormandPrince853', 'Doubling', 'Euler',
+           'Fehlberg12', 'Heun', 'Heun3', 'Kutta3', 'Midpoint', 'Ralston', 'Ralston3', 'RungeKutta', 'RungeKutta2',
+           'RungeKutta4', 'SSPRK3', 'Step', 'Stepper', 'STEPPERS', 'Tableau', 'ThreeEighths', 'Tsitouras45',
+           'check_tableau', 'observed_order', 'tableau', 'Controller', 'IController', 'PIController', 'PIDController',
+           'Tolerance', 'DenseSolution', 'Interpolant', 'Integrator', 'Problem', 'Segment', 'integrate',
+           'SENSITIVITIES', 'odeint']
 
 # %% ../../nbs/41_room_numerics.ipynb #cfcc51a4
 from .states import Solution, SolverError, Stats, Status, VectorField, current_depth, ravel_state, rms_norm
 from .systems import Bernoulli, Cosine, Exponential, FallingBall, Lorenz, LotkaVolterra, Oscillator, Pendulum, Robertson, VanDerPol
-from .steppers import (BogackiShampine32, CashKarp45, DormandPrince45, Euler, Fehlberg12, Heun, Heun3, Kutta3, Midpoint, Ralston, Ralston3, RungeKutta,
+from .steppers import (BogackiShampine32, CashKarp45, DormandPrince45, DormandPrince853, Doubling, Euler, Fehlberg12, Heun, Heun3, Kutta3, Midpoint, Ralston, Ralston3, RungeKutta,
                                         RungeKutta2, RungeKutta4, SSPRK3, Step, Stepper, STEPPERS, Tableau, ThreeEighths, Tsitouras45, check_tableau, observed_order, tableau)
 from .control import Controller, IController, PIController, PIDController, Tolerance
 from .dense import DenseSolution, Interpolant
@@ -25,7 +26,7 @@ from .odeint import odeint
 # %% ../../nbs/41_room_numerics.ipynb #ff7caef1
 _all_ = ["Solution", "SolverError", "Stats", "Status", "VectorField", "current_depth", "ravel_state", "rms_norm",
          "Bernoulli", "Cosine", "Exponential", "FallingBall", "Lorenz", "LotkaVolterra", "Oscillator", "Pendulum", "Robertson", "VanDerPol",
-         "BogackiShampine32", "CashKarp45", "DormandPrince45", "Euler", "Fehlberg12", "Heun", "Heun3", "Kutta3", "Midpoint", "Ralston", "Ralston3", "RungeKutta", "RungeKutta2",
+         "BogackiShampine32", "CashKarp45", "DormandPrince45", "DormandPrince853", "Doubling", "Euler", "Fehlberg12", "Heun", "Heun3", "Kutta3", "Midpoint", "Ralston", "Ralston3", "RungeKutta", "RungeKutta2",
          "RungeKutta4", "SSPRK3", "Step", "Stepper", "STEPPERS", "Tableau", "ThreeEighths", "Tsitouras45", "check_tableau", "observed_order", "tableau",
          "Controller", "IController", "PIController", "PIDController", "Tolerance", "DenseSolution", "Interpolant", "Integrator", "Problem", "Segment", "integrate",
          "SENSITIVITIES", "odeint"]

@@ -82,18 +82,18 @@ CONTROLLERS = {"I": IController, "PI": PIController, "PID": PIDController}
 @torch.no_grad()
 def initial_step(
     f: Callable,     # the field, `f(t, x)`
-    t: float, x: Tensor,
+    t: float | Tensor, x: Tensor,
     slope: Tensor,   # `f(t, x)`
     order: int,      # of the stepper's error estimate
     tolerance: Tolerance,
-    direction: int = 1,  # -1 when the solve runs backward in time
-) -> float:          # > 0; NaN if the state or its slope is not finite
+    direction: int | Tensor = 1,  # -1 when the solve runs backward in time
+) -> Tensor:         # > 0, in double precision, shaped as the tolerance's norm; NaN if the state or its slope is not finite
     "A first step of about the right size. Source: Hairer, Nørsett, Wanner I, section II.4."
-    def size(v): return tolerance.ratio(v, x, x).item()
+    def size(v): return tolerance.ratio(v, x, x).double()
     d0, d1 = size(x), size(slope)
-    if not math.isfinite(d0 + d1): return math.nan
-    h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else .01 * d0 / d1
-    d2 = size(f(t + direction * h0, torch.add(x, slope, alpha=direction * h0)) - slope) / h0
-    worst = max(d1, d2)
-    h1 = max(1e-6, 1e-3 * h0) if worst <= 1e-15 else (.01 / worst) ** (1 / (order + 1))
-    return min(100 * h0, h1)
+    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, .01 * d0 / d1)
+    trial = direction * h0
+    d2 = size(f(t + trial, torch.addcmul(x, slope, trial.to(x.real.dtype))) - slope) / h0
+    worst = torch.maximum(d1, d2)
+    h1 = torch.where(worst <= 1e-15, (1e-3 * h0).clamp_min(1e-6), (.01 / worst) ** (1 / (order + 1)))
+    return torch.minimum(100 * h0, h1)

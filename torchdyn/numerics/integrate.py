@@ -21,9 +21,9 @@ from .steppers import Step, Stepper
 # %% ../../nbs/05_integrate.ipynb #c78058a6
 class Segment(NamedTuple):
     "One accepted step."
-    t: float           # where it starts
+    t: float           # where it starts; with a clock for each sample all times are tensors `[B, 1, ...]`
     x: Tensor          # the state there
-    dt: float          # its size, negative backward in time
+    dt: float          # its size, negative backward in time; 0 for a sample that did not move
     end: float         # where it ends: `t + dt`, or exactly the requested time it lands on
     step: Step         # its outcome; `step.x` is the state at `end`
     next_dt: float = math.nan  # the size the controller proposes next, > 0
@@ -41,16 +41,19 @@ class Integrator:
     max_step: float = math.inf
     max_steps: int = 10_000           # steps tried, in all
     hermite: bool = False             # interpolate by the cubic even if the stepper has its own interpolant
+    t_stops: tuple = ()               # times at which the field jumps: steps end there and start anew
+    per_sample: bool = False          # a clock for each sample of the leading dimension
 
     def steps(self,
         f: Callable,    # the field, `f(t, x)`
         x: Tensor,      # state at `times[0]`
-        times: list,    # monotone; fixed steps land on each, adaptive ones on the last
+        times: list,    # monotone; fixed steps land on each, adaptive ones on the last. With `per_sample` tensors `[B, 1, ...]`
         stats: Stats,   # counts, and learns how the solve ended
     ) -> Iterator[Segment]:
         "The accepted steps, one after the other. Ends early on failure, with `stats.status` set."
-        walk = _fixed if self.controller is None else _adaptive
-        return walk(self, f, x, times, stats)
+        if self.t_stops: return _between_stops(self, f, x, times, stats)
+        if self.per_sample: return (_fixed_samples if self.controller is None else _adaptive_samples)(self, f, x, times, stats)
+        return (_fixed if self.controller is None else _adaptive)(self, f, x, times, stats)
 
 # %% ../../nbs/05_integrate.ipynb #4416638c
 def _fixed(self, f, x, times, stats):
@@ -105,13 +108,97 @@ def _largest(error):  # index of the component in trouble: the first that is not
 
 def _first(self, f, t, x, memory, sign):
     slope = memory if isinstance(memory, Tensor) else f(t, x)
-    return initial_step(f, t, x, slope, self.stepper.error_order, self.tolerance, sign)
+    step = initial_step(f, t, x, slope, self.stepper.error_order, self.tolerance, sign)
+    return step if self.per_sample else step.item()
+
+# %% ../../nbs/05_integrate.ipynb #90c98256
+def _between_stops(self, f, x, times, stats):
+    stops = sorted({s for s in self.t_stops if min(times[0], times[-1]) < s < max(times[0], times[-1])}, reverse=times[-1] < times[0])
+    plain, start = dataclasses.replace(self, t_stops=()), times[0]
+    for stop in [*stops, None]:
+        before, after = (times[-1], None) if stop is None else _beside(stop, times[-1] - times[0], x)
+        piece = [start, *[s for s in times if (s - start) * (before - s) > 0], before]
+        for segment in plain.steps(f, x, piece, stats): yield segment
+        if stats.status is not Status.SUCCESS or after is None: return
+        x, start = segment.step.x, after
+        if self.controller is not None: plain = dataclasses.replace(plain, first_step=segment.next_dt)
+
+
+def _beside(t, direction, x):  # the numbers next to `t`, in the precision of the state
+    at = torch.tensor(t, dtype=x.real.dtype)
+    low, high = (torch.nextafter(at, torch.full_like(at, s * math.inf)).item() for s in (-1, 1))
+    return (low, high) if direction > 0 else (high, low)
+
+# %% ../../nbs/05_integrate.ipynb #e6cfa63e
+def _adaptive_samples(self, f, x, times, stats):
+    stepper, tolerance = self.stepper, self.tolerance
+    t, t1 = times[0], times[-1]
+    sign, running, status = torch.sign(t1 - t), t != t1, torch.zeros_like(t, dtype=torch.long)
+    counts = _begin_counts(stats, t)
+    memory, control = stepper.begin(f, t, x), self.controller.begin(stepper.error_order)
+    dt = _first(self, f, t, x, memory, sign) if self.first_step is None else torch.as_tensor(self.first_step, dtype=t.dtype, device=t.device).expand_as(t)
+    resolution = 4 * torch.finfo(t.dtype).eps * torch.maximum(t.abs(), t1.abs())
+    status = torch.where(running & ~(dt > 0), Status.NON_FINITE, status)
+    running = running & (status == 0)
+    for _ in range(self.max_steps):
+        if not running.any(): break
+        dt, left = dt.clamp(self.min_step, self.max_step), (t1 - t).abs()
+        last = dt >= .99 * left
+        size = torch.where(running, torch.where(last, left, dt), 0)
+        step = stepper(f, t, x, (sign * size).to(x.real.dtype), memory)
+        ratio = tolerance.ratio(step.error, x, step.x).to(t.dtype)
+        accept, proposal, control = self.controller(size, ratio, control)
+        accept = accept & running
+        end = torch.where(accept, torch.where(last, t1, t + sign * size), t)
+        counts(size, accept, running)
+        step = step._replace(x=torch.where(accept, step.x, x), memory=_select(accept, step.memory, memory))
+        yield Segment(t, x, torch.where(accept, sign * size, 0), end, step, torch.where(last & accept, torch.maximum(dt, proposal), proposal))
+        stuck = running & ((proposal.clamp_min(self.min_step) < resolution) & ~(accept & last) | ~accept & (size <= self.min_step))
+        status = torch.where(stuck, torch.where(ratio.isfinite(), Status.STEP_UNDERFLOW, Status.NON_FINITE), status)
+        running = running & ~stuck & ~(accept & last)
+        t, x, memory, dt = end, step.x, step.memory, torch.where(running, proposal, dt)
+    status = torch.where(running, Status.MAX_STEPS, status)
+    stats.status, stats.t = torch.maximum(torch.as_tensor(stats.status, device=t.device), status.flatten()), t.flatten()
+
+
+def _select(mask, new, old):  # the memory of samples that moved, else what it was
+    if isinstance(new, Tensor): return torch.where(mask, new, old) if isinstance(old, Tensor) else new
+    return type(new)(_select(mask, n, o) for n, o in zip(new, old)) if isinstance(new, (tuple, list)) else new
+
+# %% ../../nbs/05_integrate.ipynb #d4575ea3
+def _begin_counts(stats, t):
+    "Turns the counters into one a sample, and gives the function that counts a step."
+    if not isinstance(stats.steps, Tensor):
+        zero = torch.zeros(t.numel(), dtype=torch.long, device=t.device)
+        stats.steps, stats.accepted, stats.rejected = zero, zero, zero
+        stats.min_step, stats.max_step = torch.full_like(t.flatten(), math.inf), torch.zeros_like(t.flatten())
+
+    def count(size, accept, running):
+        size, accept, running = size.flatten(), accept.flatten(), running.flatten()
+        stats.steps, stats.accepted, stats.rejected = stats.steps + running, stats.accepted + accept, stats.rejected + (running & ~accept)
+        stats.min_step, stats.max_step = torch.where(accept, torch.minimum(stats.min_step, size), stats.min_step), torch.where(accept, torch.maximum(stats.max_step, size), stats.max_step)
+    return count
+
+
+def _fixed_samples(self, f, x, times, stats):
+    counts, memory = _begin_counts(stats, times[0]), self.stepper.begin(f, times[0], x)
+    for start, end in zip(times, times[1:]):
+        n = 1 if self.dt is None else max(1, math.ceil(((end - start).abs().max() / self.dt).item() * (1 - 1e-12)))
+        dt, moves = (end - start) / n, end != start
+        for i in range(n):
+            t = start + i * dt
+            step = self.stepper(f, t, x, dt.to(x.real.dtype), memory)
+            step = step._replace(x=torch.where(moves, step.x, x), memory=_select(moves, step.memory, memory))
+            counts(dt.abs(), moves, moves)
+            yield Segment(t, x, dt, end if i == n - 1 else t + dt, step)
+            x, memory = step.x, step.memory
+    stats.status, stats.t = torch.zeros(len(times[0]), dtype=torch.long, device=x.device), times[-1].flatten()
 
 # %% ../../nbs/05_integrate.ipynb #08be10f7
 class Problem(NamedTuple):
     "One initial value problem, ready to be solved."
     f: Callable            # the field, `f(t, x)`
-    times: list            # where the solution is wanted, the first is where it starts
+    times: list            # where the solution is wanted, the first is where it starts; with a clock for each sample a tensor `[T, B]`
     integrator: Integrator
     stats: Stats
     observers: tuple = ()  # each is called with every `Segment`
@@ -119,10 +206,11 @@ class Problem(NamedTuple):
 # %% ../../nbs/05_integrate.ipynb #203eb76e
 def integrate(
     problem: Problem,
-    x: Tensor,   # state at `problem.times[0]`, `[*state]`
+    x: Tensor,   # state at the first of `problem.times`, `[*state]`
 ) -> Tensor:     # states at all times, `[T, *state]`; NaN where the solve did not get
     "Walks through the steps and keeps the states at the requested times."
     f, times, integrator, stats, observers = problem
+    if integrator.per_sample: return _integrate_samples(problem, x)
     rows, i, inner = [x.unsqueeze(0)], 1, None
     for segment in integrator.steps(f, x, times, stats):
         j, end = i, segment.end
@@ -137,3 +225,28 @@ def integrate(
     if i < len(times): rows.append(x.new_full((len(times) - i, *x.shape), math.nan))
     elif stats.status is Status.SUCCESS: stats.t = times[-1]
     return torch.cat(rows) if len(rows) > 1 else rows[0]
+
+# %% ../../nbs/05_integrate.ipynb #36b2e98b
+def _integrate_samples(problem, x):
+    f, times, integrator, stats, observers = problem
+    shape = (-1,) + (1,) * (x.dim() - 1)
+    grid = times.to(torch.float64)                                   # `[T, B]`, NaN where a sample asks for less
+    wanted, last = grid.isfinite(), _last_finite(grid)
+    stops = torch.where(wanted, grid, last) if integrator.controller is None else torch.stack([grid[0], last])
+    found, p = [(grid.new_zeros(x.shape[0], dtype=torch.long), torch.arange(x.shape[0], device=x.device), x)], basis(integrator.stepper, x, integrator.hermite)
+    for segment in integrator.steps(f, x, [s.reshape(shape) for s in stops], stats):
+        begin, dt, end = (v.flatten() for v in (segment.t, segment.dt, segment.end))
+        rows, samples = ((grid - begin) * dt > 0).logical_and_((grid - end) * dt <= 0).nonzero(as_tuple=True)
+        if len(rows):
+            landed = grid[rows, samples] == end[samples]
+            inside = segment.step.x[samples] if landed.all() else torch.where(landed.reshape(shape), segment.step.x[samples], interpolant(f, *segment[:3], segment.step, p).pick(samples, grid[rows, samples]))
+            found.append((rows, samples, inside))
+        for observe in observers: observe(segment)
+    rows, samples, values = (torch.cat(v) for v in zip(*found))
+    return x.new_full((len(grid), *x.shape), math.nan).index_put((rows, samples), values)
+
+
+def _last_finite(grid):
+    "The last finite time of each sample."
+    index = torch.arange(len(grid), device=grid.device)[:, None].expand_as(grid)
+    return grid.gather(0, torch.where(grid.isfinite(), index, 0).amax(0, keepdim=True))[0]

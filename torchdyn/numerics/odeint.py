@@ -18,8 +18,8 @@ from .control import CONTROLLERS, Controller, PIController, Tolerance
 from .dense import DenseSolution, basis, interpolant
 from .integrate import Integrator, Problem
 from .sensitivity import SENSITIVITIES, solve
-from .states import Solution, SolverError, Stats, Status, VectorField, ravel_state, rms_norm
-from .steppers import STEPPERS, Stepper
+from .states import Solution, SolverError, Stats, Status, VectorField, axpy, ravel_state, rms_norm, sample_norm
+from .steppers import STEPPERS, RungeKutta, Stepper, weighted_sum
 
 # %% ../../nbs/07_odeint.ipynb #ac7ff984
 def lookup(
@@ -52,6 +52,8 @@ def make_integrator(
     dt: float | None = None,          # fixed steps of at most this length
     first_step: float | None = None, min_step: float | None = None, max_step: float | None = None, max_steps: int = 10_000,
     interpolator: str | None = None,  # `None` or '4th': the stepper's own; 'hermite': the cubic
+    t_stops: tuple = (),              # times at which the field jumps
+    per_sample: bool = False,         # a clock for each sample
 ) -> Integrator:
     "Checks the options and puts them together."
     stepper, lookup_controller = as_stepper(solver), lookup("controller", CONTROLLERS, controller)
@@ -64,7 +66,9 @@ def make_integrator(
         idle = [name for name, value in idle.items() if value is not None]
         if idle: raise ValueError(f"{', '.join(idle)} cannot apply: {type(stepper).__name__} takes fixed steps here" + (" because dt= is given" if stepper.adaptive else "; give dt=, or take a stepper with an error estimate such as 'tsit5'"))
     if adaptive: controller = lookup_controller or _default_controller
-    return Integrator(stepper, controller if adaptive else None, tolerance, dt, first_step, min_step or 0., max_step or math.inf, max_steps, interpolator == "hermite")
+    if t_stops and per_sample: raise ValueError("t_stops cannot apply with per_sample=True: samples pass a time at different steps. Solve with one clock")
+    return Integrator(stepper, controller if adaptive else None, tolerance, dt, first_step, min_step or 0., max_step or math.inf, max_steps, interpolator == "hermite",
+                      tuple(float(s) for s in t_stops), per_sample)
 
 _default_controller = PIController()
 
@@ -73,25 +77,34 @@ def _check_limits(**limits):
         if value is not None and not value > 0: raise ValueError(f"{name} must be positive; got {value}")
 
 # %% ../../nbs/07_odeint.ipynb #34986f19
-def _check_state(x):
+def _check_state(x, per_sample=False):
+    if per_sample and not x.dim(): raise ValueError("per_sample=True needs a leading dimension of samples, [B, ...]; got a 0-dim state")
     if not (x.is_floating_point() or x.is_complex()): raise TypeError(f"a state must be floating point or complex; got {x.dtype}: convert it with x.float() or x.double()")
 
 
 def as_span(
     t_span: Any,  # tensor, list or tuple of times
     what: str = "t_span",
-) -> Tensor:      # `[T]`, the tensor itself if it is one
-    "Times as a tensor. Raises `ValueError` unless they are finite and strictly monotone."
+    samples: int | None = None,  # with `per_sample`: the number of samples, and `[B, T]` is fine too
+) -> Tensor:      # `[T]` or `[B, T]`, the tensor itself if it is one
+    "Times as a tensor. Raises `ValueError` unless they are finite and strictly monotone (a sample's row may end in NaN)."
     t = t_span if isinstance(t_span, Tensor) else torch.as_tensor(t_span, dtype=torch.float64)
     if torch.compiler.is_compiling(): return t
-    if t.dim() != 1 or not len(t): raise ValueError(f"{what} must be one-dimensional with at least one time, e.g. torch.linspace(0, 1, 11); got shape {list(t.shape)}")
-    values = t.detach().to(torch.float64)
+    if t.dim() == 2 and samples is None: raise ValueError(f"{what} of shape {list(t.shape)} gives each sample times of its own: that needs per_sample=True")
+    if t.dim() not in (1, 1 + (samples is not None)) or not t.shape[-1]: raise ValueError(f"{what} must be one-dimensional with at least one time, e.g. torch.linspace(0, 1, 11); got shape {list(t.shape)}")
+    if t.dim() == 2 and len(t) != samples: raise ValueError(f"{what} has times for {len(t)} samples, the state has {samples}")
+    for row in t.detach().to(torch.float64).reshape(-1, t.shape[-1]): _check_times(row[:int(row.isfinite().sum())] if t.dim() == 2 else row, what)
+    if t.dim() == 2 and not (t.isfinite().long().diff(dim=1) <= 0).all(): raise ValueError(f"in {what} NaN may only stand at the end of a row")
+    return t
+
+
+def _check_times(values, what):
+    if not len(values): raise ValueError(f"{what} must have at least one finite time in each row")
     if not values.isfinite().all(): raise ValueError(f"{what} must be finite; got {values.tolist()[:8]}")
     steps = values.diff()
     if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
         i = int(((steps * steps[0].sign()) <= 0).nonzero()[0])
         raise ValueError(f"{what} must be strictly increasing or decreasing, without repeated times; got {values[i]:.6g} followed by {values[i + 1]:.6g} at position {i + 1}")
-    return t
 
 # %% ../../nbs/07_odeint.ipynb #53418023
 def _as_tolerance(name, value, x, layout):
@@ -137,37 +150,49 @@ def odeint(
     solver_adjoint: str | Stepper | None = None,  # of the backward solve; default as forward
     atol_adjoint: float | None = None, rtol_adjoint: float | None = None,
     optimizable_params: tuple = (),   # tensors that `f` uses and that are neither its parameters nor in `args`
+    per_sample: bool = False,         # a clock, a step size and a status for each sample of the leading dimension; `t_span` may be `[B, T]`
+    t_stops: tuple = (),              # times at which `f` jumps
+    regularise: tuple = (),           # 'error', 'stiffness': differentiable sums over the steps, in the solution under these names
     dense: bool = False,              # keep the solution as a function: `solution.interpolate(t)`
     throw: bool = True,               # raise `SolverError` on failure; else see `solution.status`
     progress: bool = False,           # show a bar in units of time
 ) -> Solution:                        # unpacks as `(t_eval [T], x [T, *state])`
     "Solves $\\dot x = f(t, x)$ from `x` at `t_span[0]` and gives the states at all times of `t_span`."
-    x, layout = ravel_state(x)
-    _check_state(x)
-    field, t_span, stats = VectorField(f, args, layout), as_span(t_span), Stats()
-    tolerance = Tolerance(_as_tolerance("atol", atol, x, layout), _as_tolerance("rtol", rtol, x, layout), _as_norm(norm, layout))
-    integrator = make_integrator(solver, tolerance, controller, dt, first_step, min_step, max_step, max_steps, interpolator)
+    x, layout = ravel_state(x, int(per_sample))
+    _check_state(x, per_sample)
+    field, t_span, stats = VectorField(f, args, layout), as_span(t_span, samples=len(x) if per_sample else None), Stats()
+    tolerance = Tolerance(_as_tolerance("atol", atol, x, layout), _as_tolerance("rtol", rtol, x, layout), _as_norm(norm, layout, per_sample))
+    integrator = make_integrator(solver, tolerance, controller, dt, first_step, min_step, max_step, max_steps, interpolator, t_stops, per_sample)
     if integrator.controller is None and (atol, rtol) != (1e-4, 1e-4): warnings.warn(f"{type(integrator.stepper).__name__} takes fixed steps: atol and rtol have no effect", stacklevel=2)
     backward = _backward(integrator, solver_adjoint, atol_adjoint, rtol_adjoint)
+    sensitivity = lookup("sensitivity", SENSITIVITIES, sensitivity)
+    if per_sample and (dense or save_at is not None): raise ValueError("dense and save_at need one clock: without per_sample=True, or ask for the times in t_span [B, T]")
     t_eval, visited, picked = t_span, t_span, None
     if save_at is not None: t_eval, (visited, picked) = save_at, _merge(t_span, save_at := as_span(save_at, "save_at"), integrator.controller is not None)
     pieces, observers = [], []
     if dense: observers.append(_keep(pieces, field, integrator, x))
-    times = list(visited.unbind()) if torch.compiler.is_compiling() else visited.tolist()
+    sums = {name: _regulariser(name, integrator, sensitivity) for name in regularise}
+    observers += sums.values()
+    if per_sample: visited = (t_span if t_span.dim() == 2 else t_span.expand(len(x), -1)).T.to(x.device)
+    if per_sample: times = visited.detach()
+    else: times = list(visited.unbind()) if torch.compiler.is_compiling() else visited.tolist()
     with _bar(progress, times, observers):
-        try: states = solve(Problem(field, times, integrator, stats, tuple(observers)), x, visited, lookup("sensitivity", SENSITIVITIES, sensitivity), backward, tuple(optimizable_params))
+        try: states = solve(Problem(field, times, integrator, stats, tuple(observers)), x, visited, sensitivity, backward, tuple(optimizable_params))
         except RuntimeError as e: raise _explain(e, f, x) from e
     stats.nfe += field.nfe - stats.nfe_backward
     _check_outcome(states, times, stats, throw)
     if picked is not None: states = states[picked]
     fold = (lambda v: v) if layout is None else layout.unravel
     whole = DenseSolution(pieces) if pieces else None
-    return Solution(t_eval if isinstance(t_eval, Tensor) else torch.as_tensor(t_eval, dtype=torch.float64), fold(states), stats, whole and (lambda t: fold(whole(t))))
+    solution = Solution(t_eval if isinstance(t_eval, Tensor) else torch.as_tensor(t_eval, dtype=torch.float64), fold(states), stats, whole and (lambda t: fold(whole(t))))
+    for name, total in sums.items(): setattr(solution, name, total.value)
+    return solution
 
 # %% ../../nbs/07_odeint.ipynb #3f2b99d7
-def _as_norm(norm, layout):
-    if norm is None: return rms_norm
-    return norm if layout is None else lambda v: norm(layout.unravel(v))
+def _as_norm(norm, layout, per_sample):
+    if norm is None: return sample_norm if per_sample else rms_norm
+    folded = norm if layout is None else lambda v: norm(layout.unravel(v))
+    return (lambda v: torch.func.vmap(norm)(v).reshape(-1, *[1] * (v.dim() - 1))) if per_sample else folded
 
 
 def _backward(integrator, solver, atol, rtol):
@@ -175,7 +200,9 @@ def _backward(integrator, solver, atol, rtol):
     t = integrator.tolerance
     for name, value in (("atol_adjoint", atol), ("rtol_adjoint", rtol)):
         if value is not None and not value > 0: raise ValueError(f"{name} must be positive; got {value}")
-    tolerance = Tolerance(t.atol if atol is None else atol, t.rtol if rtol is None else rtol, lambda v: torch.maximum(t.norm(v[0]), t.norm(v[1])))
+    if integrator.per_sample: norm = lambda v: torch.maximum(t.norm(v[:, 0]), t.norm(v[:, 1])).unsqueeze(1)
+    else: norm = lambda v: torch.maximum(t.norm(v[0]), t.norm(v[1]))
+    tolerance = Tolerance(t.atol if atol is None else atol, t.rtol if rtol is None else rtol, norm)
     if solver is None: return dataclasses.replace(integrator, tolerance=tolerance, first_step=None)
     stepper = as_stepper(solver)
     controller = (integrator.controller or _default_controller) if stepper.adaptive else None
@@ -189,10 +216,12 @@ def _keep(pieces, field, integrator, x):
 
 def _check_outcome(states, times, stats, throw):
     if torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(states): return
-    if stats.status is Status.SUCCESS and not states[-1].isfinite().all():
-        finite = states.reshape(len(times), -1).isfinite().all(1).tolist()
-        stats.status, stats.t = Status.NON_FINITE, times[finite.index(False)]
-    if throw and stats.status is not Status.SUCCESS: raise SolverError(stats)
+    if isinstance(stats.status, Tensor): finite = (states.isfinite() | times.isnan().reshape(*times.shape, *[1] * (states.dim() - 2))).reshape(*times.shape, -1).all(-1).all(0)
+    else: finite = states[-1].isfinite().all()
+    if not finite.all() and not torch.as_tensor(stats.status).any():
+        if isinstance(stats.status, Tensor): stats.status = torch.where(finite, stats.status, Status.NON_FINITE)
+        else: stats.status, stats.t = Status.NON_FINITE, times[states.reshape(len(times), -1).isfinite().all(1).tolist().index(False)]
+    if throw and torch.as_tensor(stats.status).any(): raise SolverError(stats)
 
 # %% ../../nbs/07_odeint.ipynb #2a324f99
 def _explain(error, f, x):
@@ -212,8 +241,31 @@ class _bar:
     def __enter__(self):
         if not self.show: return
         from tqdm.auto import tqdm
-        self.bar = tqdm(total=abs(self.times[-1] - self.times[0]), unit="t", bar_format="{l_bar}{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]")
-        self.observers.append(lambda s: self.bar.update(abs(s.dt)))
+        spans = torch.as_tensor(self.times, dtype=torch.float64).nan_to_num()
+        self.bar = tqdm(total=float((spans.amax(0) - spans.amin(0)).mean()), unit="t", bar_format="{l_bar}{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]")
+        self.observers.append(lambda s: self.bar.update(float(abs(s.dt) if isinstance(s.dt, float) else s.dt.abs().mean())))
 
     def __exit__(self, *_):
         if self.show: self.bar.close()
+
+# %% ../../nbs/07_odeint.ipynb #78b049c0
+class _Errors:
+    def __init__(self, stepper, norm): self.stepper, self.norm, self.value = stepper, norm, 0.
+
+    def __call__(self, s): self.value = self.value + (self.norm(self.stepper.error(s.step.stages, s.dt)) * abs(s.dt)).squeeze()
+
+
+class _Stiffness(_Errors):
+    def __call__(self, s):
+        *_, before, last = s.step.stages
+        inner = axpy(s.x, s.dt, weighted_sum(s.step.stages, self.stepper.weights()[0][-2]))
+        self.value = self.value + (self.norm(last - before) / self.norm(s.step.x - inner)).squeeze()
+
+
+def _regulariser(name, integrator, sensitivity):
+    kind = lookup("regulariser", {"error": _Errors, "stiffness": _Stiffness}, name)
+    stepper, norm = integrator.stepper, sample_norm if integrator.per_sample else rms_norm
+    if sensitivity is not SENSITIVITIES["autograd"]: raise ValueError(f"regularise={name!r} sums over the discrete steps: it needs sensitivity='autograd'")
+    if not isinstance(stepper, RungeKutta) or not stepper.adaptive: raise ValueError(f"regularise={name!r} needs a Runge-Kutta pair such as 'tsit5'; {type(stepper).__name__} estimates no error")
+    if name == "stiffness" and not (stepper.fsal and stepper.tableau.c[-2] == 1): raise ValueError("regularise='stiffness' needs two stages at the end of the step: 'dopri5', 'tsit5' or 'dopri8'")
+    return kind(stepper, norm)

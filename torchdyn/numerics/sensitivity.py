@@ -61,14 +61,16 @@ class _Forgetful:
 # %% ../../nbs/06_sensitivity.ipynb #025de8a7
 def adjoint_field(
     f: Callable,  # the field, `f(t, x)`
-) -> Callable:    # the slope of `[x, lambda]`, a tensor `[2, *state]`
+    dim: int = 0, # where the pair is stacked: 0, or 1 where samples have clocks of their own
+) -> Callable:    # the slope of `[x, lambda]`, a tensor `[2, *state]` or `[B, 2, *sample]`
     "$(\dot x, \dot\lambda) = (f,\; -(\partial f / \partial x)^\top \lambda)$."
     def field(t, z):
+        state, adjoint = z.unbind(dim)
         with torch.enable_grad():
-            x = z[0].detach().requires_grad_()
-            dx = f(t, x)
-            vjp = torch.autograd.grad(dx, x, z[1], allow_unused=True)[0] if dx.requires_grad else None
-        return torch.stack([dx.detach(), torch.zeros_like(x) if vjp is None else -vjp])
+            x = state.detach().requires_grad_()
+            dx = f(t.squeeze(dim) if dim else t, x)
+            vjp = torch.autograd.grad(dx, x, adjoint, allow_unused=True)[0] if dx.requires_grad else None
+        return torch.stack([dx.detach(), torch.zeros_like(x) if vjp is None else -vjp], dim)
     return field
 
 # %% ../../nbs/06_sensitivity.ipynb #25b91554
@@ -86,19 +88,21 @@ class Quadrature:
         integrator: Integrator,   # of the backward solve
         z: Tensor,                # any backward state, for the device
     ):
-        self.f, self.tensors = f, tensors
-        self.gradients = [None] * len(tensors)
+        self.f, self.tensors, self.dim = f, tensors, int(integrator.per_sample)
+        self.augmented, self.gradients = adjoint_field(f, self.dim), [None] * len(tensors)
         self.basis = basis(integrator.stepper, z, integrator.hermite)
         self.nodes, self.weights = _gauss((integrator.stepper.order + 1) // 2)
 
     def __call__(self, segment):
-        t, dt = segment.t, segment.dt
-        times = [t + dt * node for node in self.nodes]
-        inside = interpolant(None, t, segment.x, dt, segment.step, self.basis)(torch.tensor(times, dtype=torch.float64, device=segment.x.device))
-        with torch.enable_grad(): slopes = [self.f(s, z[0]) for s, z in zip(times, inside)]
+        t, x, dt, dim = segment.t, segment.x, segment.dt, self.dim
+        nodes = torch.tensor(self.nodes, dtype=torch.float64, device=x.device)
+        states, adjoints = interpolant(self.augmented, t, x, dt, segment.step, self.basis).at(nodes).unbind(dim + 1)
+        if dim: t, dt = t.squeeze(1), dt.squeeze(1)
+        with torch.enable_grad(): slopes = [self.f(t + dt * node, state) for node, state in zip(self.nodes, states)]
         if not slopes[0].requires_grad: return
-        adjoints = [-w * dt * z[1] for w, z in zip(self.weights, inside)]
-        for i, v in enumerate(torch.autograd.grad(slopes, self.tensors, adjoints, allow_unused=True)):
+        if dim: dt = dt.to(x.real.dtype)
+        cotangents = [adjoint * (-w * dt) for w, adjoint in zip(self.weights, adjoints)]
+        for i, v in enumerate(torch.autograd.grad(slopes, self.tensors, cotangents, allow_unused=True)):
             if v is not None: self.gradients[i] = v if self.gradients[i] is None else self.gradients[i].add_(v)
 
 # %% ../../nbs/06_sensitivity.ipynb #028dd76d
@@ -120,18 +124,33 @@ class Adjoint(torch.autograd.Function):
 
 # %% ../../nbs/06_sensitivity.ipynb #dfce25f9
 def _walk_back(f, problem, integrator, states, gradient, tensors):
-    times, stats, before = problem.times, Stats(), f.nfe
-    augmented, adjoint, quadrature = adjoint_field(f), gradient[-1], None
+    dim, stats, before = int(integrator.per_sample), Stats(), f.nfe
+    times = problem.times
+    if dim: times, states, gradient = _fill(times, states, gradient)
+    augmented, adjoint, quadrature = adjoint_field(f, dim), gradient[-1], None
     for i in range(len(times) - 1, 0, -1):
-        z = torch.stack([states[i], adjoint])
+        z = torch.stack([states[i], adjoint], dim)
         if tensors and quadrature is None: quadrature = Quadrature(f, tensors, integrator, z)
+        segment = None
         for segment in integrator.steps(augmented, z, [times[i], times[i - 1]], stats):
             if quadrature: quadrature(segment)
-        if stats.status is not Status.SUCCESS: raise SolverError(stats, "This is the backward solve of sensitivity='adjoint': set solver_adjoint, atol_adjoint, rtol_adjoint, or take sensitivity='autograd'. ")
-        adjoint = segment.step.x[1] + gradient[i - 1]
-        if integrator.controller is not None: integrator = dataclasses.replace(integrator, first_step=segment.next_dt)
+        if torch.as_tensor(stats.status).any(): raise SolverError(stats, "This is the backward solve of sensitivity='adjoint': set solver_adjoint, atol_adjoint, rtol_adjoint, or take sensitivity='autograd'. ")
+        if segment: adjoint = segment.step.x.select(dim, 1)
+        adjoint = adjoint + gradient[i - 1]
+        if segment and integrator.controller is not None and not dim: integrator = dataclasses.replace(integrator, first_step=segment.next_dt)
     problem.stats.nfe_backward += f.nfe - before
     return adjoint, quadrature.gradients if quadrature else [None] * len(tensors)
+
+
+def _fill(times, states, gradient):
+    "Where a sample asks for no state (NaN) it stays where it was: an interval of length zero, and no gradient."
+    shape, times, states = (-1,) + (1,) * (states.dim() - 2), list(times.unbind()), list(states.unbind())
+    finite = [t.isfinite() for t in times]
+    for i in range(1, len(times)):
+        times[i] = torch.where(finite[i], times[i], times[i - 1])
+        states[i] = torch.where(finite[i].reshape(shape), states[i], states[i - 1])
+    gradient = torch.stack([torch.where(ok.reshape(shape), g, 0) for ok, g in zip(finite, gradient)])
+    return [t.reshape(-1, 1, *shape[1:]) for t in times], states, gradient
 
 # %% ../../nbs/06_sensitivity.ipynb #906658c8
 def _with_tensors(f, tensors):
@@ -159,7 +178,7 @@ def _once(anchor, *gradients): return _Once.apply(anchor, *gradients) if torch.i
 
 # %% ../../nbs/06_sensitivity.ipynb #1a72e57b
 class TimeGradient(torch.autograd.Function):
-    "The identity on states `[T, *state]`, with $\partial x/\partial t = \pm f(t, x)$."
+    "The identity on states `[T, *state]` at times `[T]` (or `[T, B]`, one for each sample), with $\partial x/\partial t = \pm f(t, x)$."
     @staticmethod
     def forward(ctx, f, sign, t, states):
         states = states.view_as(states)
@@ -170,10 +189,15 @@ class TimeGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         t, states = ctx.saved_tensors
-        with torch.enable_grad(): slopes = torch.stack([ctx.f(s, x) for s, x in zip(t, states)])
+        wanted = t.isfinite()
+        if t.dim() > 1: gradient = torch.where(wanted.reshape(*t.shape, *[1] * (states.dim() - 2)), gradient, 0)
+        with torch.enable_grad(): slopes = torch.stack([_slope(ctx.f, s, x) for s, x in zip(t.nan_to_num(), states if wanted.all() else states.nan_to_num())])
         if not torch.is_grad_enabled(): slopes = slopes.detach()
-        speed = (gradient.conj() * slopes).real.reshape(len(t), -1).sum(1)
+        speed = (gradient.conj() * slopes).real.reshape(*t.shape, -1).sum(-1)
         return None, None, ctx.sign * speed.to(t), gradient
+
+
+def _slope(f, t, x): return f(t.reshape(-1, *[1] * (x.dim() - 1)) if t.dim() else t, x)
 
 # %% ../../nbs/06_sensitivity.ipynb #ff9c4268
 def autograd(problem: Problem, x: Tensor, tensors: tuple, backward: Integrator) -> Tensor:
@@ -193,7 +217,7 @@ SENSITIVITIES = {"autograd": autograd, "adjoint": adjoint}
 def solve(
     problem: Problem,
     x: Tensor,                       # initial state, `[*state]`
-    t_span: Tensor,                  # the times, `[T]`; only its gradient is used here
+    t_span: Tensor,                  # the times, `[T]` or `[T, B]`; only its gradient is used here
     sensitivity: Callable = autograd,
     backward: Integrator | None = None,  # of the backward solve; `None`: the forward one
     extra: tuple = (),               # further tensors the field depends on

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['EULER', 'HEUN3', 'KUTTA3', 'RALSTON3', 'SSPRK3_TABLEAU', 'RK4', 'THREE_EIGHTHS', 'FEHLBERG12', 'BOGACKI_SHAMPINE',
-           'CASH_KARP', 'DORMAND_PRINCE', 'TSITOURAS', 'STEPPERS', 'Tableau', 'tableau', 'alpha_tableau',
-           'rooted_trees', 'order_conditions', 'attained_order', 'check_tableau', 'Step', 'Stepper', 'weighted_sum',
-           'RungeKutta', 'Euler', 'RungeKutta4', 'BogackiShampine32', 'DormandPrince45', 'Tsitouras45', 'Heun3',
-           'Kutta3', 'Ralston3', 'SSPRK3', 'ThreeEighths', 'Fehlberg12', 'CashKarp45', 'RungeKutta2', 'Midpoint',
-           'Ralston', 'Heun', 'fixed_steps', 'observed_order']
+           'CASH_KARP', 'DORMAND_PRINCE', 'TSITOURAS', 'DORMAND_PRINCE_8', 'DOP853_B3', 'DOP853_EXTRA', 'DOP853_D',
+           'STEPPERS', 'Tableau', 'tableau', 'alpha_tableau', 'rooted_trees', 'order_conditions', 'attained_order',
+           'check_tableau', 'Step', 'Stepper', 'weighted_sum', 'RungeKutta', 'Euler', 'RungeKutta4',
+           'BogackiShampine32', 'DormandPrince45', 'Tsitouras45', 'DormandPrince853', 'Heun3', 'Kutta3', 'Ralston3',
+           'SSPRK3', 'ThreeEighths', 'Fehlberg12', 'CashKarp45', 'RungeKutta2', 'Midpoint', 'Ralston', 'Heun',
+           'Doubling', 'fixed_steps', 'observed_order']
 
 # %% ../../nbs/02_steppers.ipynb #38fcae78
 import functools
@@ -113,6 +114,58 @@ TSITOURAS = tableau(  # Tsitouras (2011)
        | 0 37.50931341651104 -88.1789048947664 47.37952196281928 | 0 -27.896526289197286 65.09189467479368 -34.87065786149661
        | 0 1.5 -4 2.5""", p_order=4)
 
+# %% ../../nbs/02_steppers.ipynb #7ad58b5d
+DORMAND_PRINCE_8 = tableau(  # Dormand, Prince (1981); coefficients as in DOP853, Hairer, Norsett, Wanner I, section II.5
+    a="""0.05260015195876773
+       | 0.0197250569845379 0.0591751709536137
+       | 0.02958758547680685 0 0.08876275643042054
+       | 0.2413651341592667 0 -0.8845494793282861 0.924834003261792
+       | 0.037037037037037035 0 0 0.17082860872947386 0.12546768756682242
+       | 0.037109375 0 0 0.17025221101954405 0.06021653898045596 -0.017578125
+       | 0.03709200011850479 0 0 0.17038392571223998 0.10726203044637328 -0.015319437748624402 0.008273789163814023
+       | 0.6241109587160757 0 0 -3.3608926294469414 -0.868219346841726 27.59209969944671 20.154067550477894 -43.48988418106996
+       | 0.47766253643826434 0 0 -2.4881146199716677 -0.590290826836843 21.230051448181193 15.279233632882423 -33.28821096898486 -0.020331201708508627
+       | -0.9371424300859873 0 0 5.186372428844064 1.0914373489967295 -8.149787010746927 -18.52006565999696 22.739487099350505 2.4936055526796523
+         -3.0467644718982196
+       | 2.273310147516538 0 0 -10.53449546673725 -2.0008720582248625 -17.9589318631188 27.94888452941996 -2.8589982771350235 -8.87285693353063
+         12.360567175794303 0.6433927460157636
+       | 0.054293734116568765 0 0 0 0 4.450312892752409 1.8915178993145003 -5.801203960010585 0.3111643669578199 -0.1521609496625161 0.20136540080403034
+         0.04471061572777259""",
+    b="", c="0 0.05260015195876773 0.0789002279381516 0.1183503419072274 0.2816496580927726 0.3333333333333333 0.25 0.3076923076923077 0.6512820512820513 0.6 0.8571428571428571 1.0 1.0",
+    order=8, error_order=5,
+    b_hat="""0.041173689122373885 0 0 0 0 5.6754693391286134 2.3872768489717505 -7.4655811424655714 0.66149321570779356 -0.4863400683755336 0.11944219431891463
+         0.067065923591658884 0""")
+DOP853_B3 = _fractions("""0.244094488188976385 0 0 0 0 0E-15 0E-16 0E-15 0.7338466882816118 0E-16 0E-17 0.02205882352941177 0""")[0]  # a second embedded method, of order 3
+
+# %% ../../nbs/02_steppers.ipynb #d14c1357
+DOP853_EXTRA = _fractions("""0.056167502283047954 0 0 0 0 0 0.25350021021662483 -0.2462390374708025 -0.12419142326381637 0.15329179827876568 0.00820105229563469
+         0.007567897660545699 -0.008298
+       | 0.03183464816350214 0 0 0 0 0.028300909672366776 0.053541988307438566 -0.05492374857139099 0 0 -0.00010834732869724932 0.0003825710908356584
+         -0.00034046500868740456 0.1413124436746325
+       | -0.42889630158379194 0 0 0 0 -4.697621415361164 7.683421196062599 4.06898981839711 0.3567271874552811 0 0 0 -0.0013990241651590145 2.9475147891527724
+         -9.15095847217987""")  # three more stages, only for dense output
+DOP853_D = _fractions("""-8.428938276109013 0 0 0 0 0.5667149535193777 -3.0689499459498917 2.38466765651207 2.117034582445028 -0.871391583777973 2.2404374302607883
+         0.6315787787694688 -0.08899033645133331 18.148505520854727 -9.194632392478356 -4.436036387594894
+       | 10.427508642579134 0 0 0 0 242.28349177525817 165.20045171727028 -374.5467547226902 -22.113666853125306 7.733432668472264 -30.674084731089398
+         -9.332130526430229 15.697238121770845 -31.139403219565178 -9.35292435884448 35.81684148639408
+       | 19.985053242002433 0 0 0 0 -387.0373087493518 -189.17813819516758 527.8081592054236 -11.57390253995963 6.8812326946963 -1.0006050966910838
+         0.7777137798053443 -2.778205752353508 -60.19669523126412 84.32040550667716 11.99229113618279
+       | -25.69393346270375 0 0 0 0 -154.18974869023643 -231.5293791760455 357.6391179106141 93.40532418362432 -37.45832313645163 104.0996495089623
+         29.8402934266605 -43.53345659001114 96.32455395918828 -39.17726167561544 -149.72683625798564""")
+
+# %% ../../nbs/02_steppers.ipynb #dd5ae4e5
+def _dop853_interpolant():
+    b, unit = DORMAND_PRINCE_8.b + (0, 0, 0), lambda i: tuple(int(j == i) for j in range(16))
+    nested = [b, tuple(u - v for u, v in zip(unit(0), b)), tuple(2 * v - u - w for u, v, w in zip(unit(0), b, unit(12))), *DOP853_D]
+    rows = []
+    for f in zip(*nested):                   # one stage at a time: its polynomial, lowest power first
+        poly = [0]
+        for k, value in reversed(list(enumerate(f))):
+            poly = [value + poly[0], *poly[1:]]
+            poly = [0, *poly] if k % 2 == 0 else [u - v for u, v in zip(poly + [0], [0] + poly)]
+        rows.append(tuple(poly[1:]))
+    return tuple(rows)
+
 # %% ../../nbs/02_steppers.ipynb #95633f80
 def _grow(tree):
     yield tuple(sorted(tree + ((),)))
@@ -130,11 +183,12 @@ def rooted_trees(
 def _nodes(tree): return 1 + sum(map(_nodes, tree))
 def _density(tree): return _nodes(tree) * functools.reduce(lambda v, branch: v * _density(branch), tree, 1)
 
-def _elementary(tree, a):  # Phi(tree), one entry a stage
-    phi = [1] * len(a)
-    for branch in tree:
-        inner = _elementary(branch, a)
-        phi = [v * sum(w * u for w, u in zip(row, inner)) for v, row in zip(phi, a)]
+def _elementary(a):  # tree -> Phi(tree), one entry a stage
+    @functools.cache
+    def phi(tree):
+        value = [1] * len(a)
+        for branch in tree: value = [v * sum(w * u for w, u in zip(row, phi(branch)) if w) for v, row in zip(value, a)]
+        return value
     return phi
 
 # %% ../../nbs/02_steppers.ipynb #63eefa05
@@ -146,9 +200,9 @@ def order_conditions(
     "How far `weights` are from satisfying the order conditions of the trees with `n` nodes."
     polynomial = isinstance(weights[0], tuple)
     columns = list(zip(*weights)) if polynomial else [weights]
-    worst = 0.
+    worst, elementary = 0., _elementary(t.a)
     for tree in rooted_trees(n):
-        phi = _elementary(tree, t.a)
+        phi = elementary(tree)
         for q, column in enumerate(columns, 1):
             wanted = Fraction(1, _density(tree)) if not polynomial or q == n else 0
             worst = max(worst, abs(float(sum(w * u for w, u in zip(column, phi)) - wanted)))
@@ -158,14 +212,14 @@ def order_conditions(
 def attained_order(
     t: Tableau,
     weights: tuple,     # `b`, `b_hat` or `p`
-    tol: float = 1e-12, # published decimals end somewhere
+    tol: float = 1e-11, # published decimals end somewhere
     limit: int = 9,
 ) -> int:
     "The largest order whose conditions `weights` satisfy."
     return next(n for n in range(1, limit + 1) if order_conditions(t, weights, n) > tol or n == limit) - 1
 
 
-def check_tableau(t: Tableau, tol: float = 1e-12) -> None:
+def check_tableau(t: Tableau, tol: float = 1e-11) -> None:
     "Raises `ValueError` unless nodes, order, embedded order, interpolant order and its end point are what the tableau says."
     claims = {"c = A 1": all(abs(c - sum(row)) <= tol for c, row in zip(t.c, t.a)) and len(t.a) == len(t.b) == len(t.c),
               f"order {t.order}": attained_order(t, t.b, tol) == t.order}
@@ -203,6 +257,10 @@ class Stepper(nn.Module):
         "What the first step needs to know. A tensor is the slope at the initial state."
         return None
 
+    def extend(self, f, t, x, dt, step):
+        "The stages that the interpolant combines; a method may evaluate further ones here."
+        return step.stages
+
     def forward(self, f, t, x, dt, memory) -> Step:
         "One step of size `dt` from `x` at time `t`."
         raise NotImplementedError(f"{type(self).__name__} defines no forward(f, t, x, dt, memory) -> Step")
@@ -224,16 +282,18 @@ class RungeKutta(Stepper):
     def __init__(self,
         tableau: Tableau,
         adaptive: bool | None = None,  # estimate the error of each step; by default if the tableau has embedded weights
+        trainable: bool = False,       # make the coefficients parameters
     ):
         super().__init__()
-        self.tableau, self.order, self.error_order, self.fsal = tableau, tableau.order, tableau.error_order, tableau.fsal
+        self.tableau, self.order, self.error_order, self.trainable = tableau, tableau.order, tableau.error_order, trainable
         self.adaptive = tableau.b_hat is not None if adaptive is None else adaptive
-        if self.adaptive and not tableau.b_hat: raise ValueError(f"{type(self).__name__} has no embedded weights to estimate its error with: take a pair, e.g. BogackiShampine32()")
-        self.interpolant = tableau.p
+        if self.adaptive and not tableau.b_hat: raise ValueError(f"{type(self).__name__} has no embedded weights to estimate its error with: wrap it, Doubling(stepper)")
+        self.fsal, self.interpolant = tableau.fsal and not trainable, None if trainable else tableau.p
         self._weights = _weights(tableau, float)
+        if trainable: self.a, self.b = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (sum(self._weights[0], []), self._weights[1]))
 
     def weights(self):  # (a, b, c, b - b_hat)
-        return self._weights
+        return _free_weights(self) if self.trainable else self._weights
 
     def begin(self, f, t, x): return f(t, x) if self.adaptive or self.fsal else None
 
@@ -244,18 +304,30 @@ class RungeKutta(Stepper):
             stage = axpy(x, dt, weighted_sum(slopes, row))
             slopes.append(f(t + node * dt, stage))
         new = stage if self.fsal else axpy(x, dt, weighted_sum(slopes, b))
-        return Step(new, self._error(slopes, e, dt), slopes, slopes[-1] if self.fsal else None)
+        with torch.no_grad(): error = self.error(slopes, dt) if self.adaptive else None
+        return Step(new, error, slopes, slopes[-1] if self.fsal else None)
 
-    def _error(self, slopes, e, dt):
-        if not self.adaptive: return None
-        with torch.no_grad(): return weighted_sum(slopes, e) * dt
+    def error(self,
+        slopes: list,  # the stages of a step
+        dt: float,     # its size
+    ) -> Tensor:
+        "The error estimate $h \\sum_i (b_i - \\hat b_i) k_i$. A step takes it without a graph."
+        return weighted_sum(slopes, self.weights()[3]) * dt
 
-    def extra_repr(self): return f"order={self.order}" + (f"({self.error_order})" if self.adaptive else "")
+    def extra_repr(self): return f"order={self.order}" + (f"({self.error_order})" if self.adaptive else "") + (", trainable=True" if self.trainable else "")
 
 # %% ../../nbs/02_steppers.ipynb #319402b1
 def _weights(t: Tableau, number):
     e = [number(b - h) for b, h in zip(t.b, t.b_hat)] if t.b_hat else None
     return [[number(v) for v in row] for row in t.a], [number(v) for v in t.b], [number(v) for v in t.c], e
+
+
+def _free_weights(stepper):
+    "Coefficients from free parameters: nodes are row sums of A, and the weights are shifted to sum to one, so every value of the parameters is a consistent method."
+    s, flat = len(stepper.b), list(stepper.a.unbind())
+    rows = [flat[i * (i - 1) // 2:i * (i + 1) // 2] for i in range(s)]
+    b = list((stepper.b + (1 - stepper.b.sum()) / s).unbind())
+    return rows, b, [sum(row) if row else 0. for row in rows], [v - h for v, h in zip(b, map(float, stepper.tableau.b_hat))] if stepper.tableau.b_hat else None
 
 # %% ../../nbs/02_steppers.ipynb #20db2d4d
 class Euler(RungeKutta):
@@ -277,6 +349,24 @@ class DormandPrince45(RungeKutta):
 class Tsitouras45(RungeKutta):
     "Order 5(4), six evaluations a step, smaller error constants. Source: Tsitouras (2011)."
     def __init__(self): super().__init__(TSITOURAS)
+
+# %% ../../nbs/02_steppers.ipynb #8591a370
+class DormandPrince853(RungeKutta):
+    "Order 8(5, 3), twelve evaluations a step, and three more where dense output of order 7 is wanted. Source: Hairer, Norsett, Wanner I, section II.5."
+    def __init__(self):
+        super().__init__(DORMAND_PRINCE_8)
+        self.interpolant = _dop853_interpolant()
+        self._e3 = [float(u - v) for u, v in zip(DORMAND_PRINCE_8.b, DOP853_B3)]
+        self._extra = [([float(v) for v in row], float(sum(row))) for row in DOP853_EXTRA]
+
+    def error(self, slopes, dt):
+        e5, e3 = weighted_sum(slopes, self.weights()[3]), weighted_sum(slopes, self._e3)
+        return e5 * (e5.abs() / torch.hypot(e5.abs(), .1 * e3.abs()).clamp_min(torch.finfo(e5.dtype).tiny)) * dt
+
+    def extend(self, f, t, x, dt, step):
+        slopes = list(step.stages)
+        for row, node in self._extra: slopes.append(f(t + node * dt, axpy(x, dt, weighted_sum(slopes, row))))
+        return slopes
 
 # %% ../../nbs/02_steppers.ipynb #55b15d8c
 class Heun3(RungeKutta):
@@ -317,7 +407,7 @@ class RungeKutta2(RungeKutta):
     ):
         if not 0 < alpha <= 1: raise ValueError(f"alpha lies in (0, 1]; got {alpha}")
         super().__init__(alpha_tableau(alpha), adaptive)
-        self.trainable = trainable
+        self.trainable, self.interpolant = trainable, None if trainable else self.interpolant
         self.alpha = nn.Parameter(torch.tensor(float(alpha), dtype=torch.float64)) if trainable else float(alpha)
 
     def weights(self):
@@ -338,10 +428,28 @@ class Heun(RungeKutta2):
     "Order 2, the mean of both ends."
     def __init__(self, adaptive=False): super().__init__(1., adaptive=adaptive)
 
+# %% ../../nbs/02_steppers.ipynb #c4fccc49
+class Doubling(Stepper):
+    "Gives any stepper an error estimate by step doubling. Source: Richardson (1911); Hairer, Norsett, Wanner I, section II.4."
+    adaptive = True
+
+    def __init__(self, stepper: Stepper):
+        super().__init__()
+        self.stepper, self.order, self.error_order, self.explicit, self.trainable = stepper, stepper.order, stepper.order, stepper.explicit, stepper.trainable
+
+    def begin(self, f, t, x): return self.stepper.begin(f, t, x)
+
+    def forward(self, f, t, x, dt, memory):
+        whole = self.stepper(f, t, x, dt, memory)
+        half = self.stepper(f, t, x, dt / 2, memory)
+        second = self.stepper(f, t + dt / 2, half.x, dt / 2, half.memory)
+        with torch.no_grad(): error = (second.x - whole.x) / (2**self.order - 1)
+        return Step(second.x, error, whole.stages and whole.stages[:1], second.memory, second.status)
+
 # %% ../../nbs/02_steppers.ipynb #f4b27ba3
 STEPPERS = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "ralston": Ralston, "rk2": RungeKutta2, "heun3": Heun3, "kutta3": Kutta3, "ralston3": Ralston3,
             "ssprk3": SSPRK3, "rk4": RungeKutta4, "rk38": ThreeEighths, "fehlberg12": Fehlberg12, "bosh3": BogackiShampine32, "cashkarp": CashKarp45,
-            "dopri5": DormandPrince45, "tsit5": Tsitouras45}
+            "dopri5": DormandPrince45, "tsit5": Tsitouras45, "dopri8": DormandPrince853}
 
 # %% ../../nbs/02_steppers.ipynb #283fe843
 def fixed_steps(
