@@ -7,6 +7,7 @@ __all__ = ['lookup', 'as_stepper', 'make_integrator', 'as_span', 'odeint']
 
 # %% ../../nbs/07_odeint.ipynb #51271f74
 import dataclasses
+import functools
 import math
 import warnings
 from typing import Any, Callable
@@ -17,7 +18,7 @@ from torch import Tensor
 from .control import CONTROLLERS, Controller, PIController, Tolerance
 from .dense import DenseSolution, basis, interpolant
 from .integrate import Integrator, Problem
-from .sensitivity import SENSITIVITIES, solve
+from .sensitivity import SENSITIVITIES, Pair, solve
 from .states import Solution, SolverError, Stats, Status, VectorField, axpy, ravel_state, rms_norm, sample_norm
 from .steppers import STEPPERS, RungeKutta, Stepper, weighted_sum
 
@@ -164,7 +165,7 @@ def odeint(
     tolerance = Tolerance(_as_tolerance("atol", atol, x, layout), _as_tolerance("rtol", rtol, x, layout), _as_norm(norm, layout, per_sample))
     integrator = make_integrator(solver, tolerance, controller, dt, first_step, min_step, max_step, max_steps, interpolator, t_stops, per_sample)
     if integrator.controller is None and (atol, rtol) != (1e-4, 1e-4): warnings.warn(f"{type(integrator.stepper).__name__} takes fixed steps: atol and rtol have no effect", stacklevel=2)
-    backward = _backward(integrator, solver_adjoint, atol_adjoint, rtol_adjoint)
+    backward = _backward(integrator, x, solver_adjoint, atol_adjoint, rtol_adjoint)
     sensitivity = lookup("sensitivity", SENSITIVITIES, sensitivity)
     if per_sample and (dense or save_at is not None): raise ValueError("dense and save_at need one clock: without per_sample=True, or ask for the times in t_span [B, T]")
     t_eval, visited, picked = t_span, t_span, None
@@ -195,14 +196,15 @@ def _as_norm(norm, layout, per_sample):
     return (lambda v: torch.func.vmap(norm)(v).reshape(-1, *[1] * (v.dim() - 1))) if per_sample else folded
 
 
-def _backward(integrator, solver, atol, rtol):
-    "The integrator of `[x, lambda]`: the forward one unless told otherwise; both parts must meet the tolerance."
+def _backward(integrator, x, solver, atol, rtol):
+    "The integrator of state and adjoint: the forward one unless told otherwise; both parts must meet the tolerance."
     t = integrator.tolerance
     for name, value in (("atol_adjoint", atol), ("rtol_adjoint", rtol)):
         if value is not None and not value > 0: raise ValueError(f"{name} must be positive; got {value}")
-    if integrator.per_sample: norm = lambda v: torch.maximum(t.norm(v[:, 0]), t.norm(v[:, 1])).unsqueeze(1)
-    else: norm = lambda v: torch.maximum(t.norm(v[0]), t.norm(v[1]))
-    tolerance = Tolerance(t.atol if atol is None else atol, t.rtol if rtol is None else rtol, norm)
+    pair = Pair(x.shape, integrator.per_sample)
+    norm = lambda z: functools.reduce(torch.maximum, map(t.norm, pair.split(z)))
+    tolerance = Tolerance(*(pair.join(*[v.expand(x.shape)] * 2) if isinstance(v, Tensor) else v for v in (t.atol if atol is None else atol, t.rtol if rtol is None else rtol)),
+                          (lambda z: norm(z).unsqueeze(1)) if integrator.per_sample else norm)
     if solver is None: return dataclasses.replace(integrator, tolerance=tolerance, first_step=None)
     stepper = as_stepper(solver)
     controller = (integrator.controller or _default_controller) if stepper.adaptive else None
