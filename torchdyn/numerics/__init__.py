@@ -10,7 +10,11 @@ __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'current
            'RungeKutta4', 'SSPRK3', 'Step', 'Stepper', 'STEPPERS', 'Tableau', 'ThreeEighths', 'Tsitouras45',
            'check_tableau', 'observed_order', 'tableau', 'Controller', 'IController', 'PIController', 'PIDController',
            'Tolerance', 'DenseSolution', 'Interpolant', 'Integrator', 'Problem', 'Segment', 'integrate',
-           'SENSITIVITIES', 'odeint']
+           'SENSITIVITIES', 'odeint', 'Anderson', 'Armijo', 'Broyden', 'LineSearch', 'Newton', 'NewtonKrylov', 'Picard',
+           'Root', 'RootError', 'RootSolver', 'ROOT_SOLVERS', 'fixed_point', 'implicit', 'root_find', 'Gauss4',
+           'ImplicitEuler', 'ImplicitMidpoint', 'ImplicitRungeKutta', 'Kvaerno3', 'Kvaerno5', 'RadauIIA3', 'RadauIIA5',
+           'Rodas4', 'Rosenbrock23', 'SDIRK2', 'TRBDF2', 'Trapezoid', 'jacobian', 'AsynchronousLeapfrog', 'Leapfrog',
+           'Reversible', 'ReversibleHeun', 'Ruth3', 'Separable', 'Symplectic', 'Yoshida4', 'odeint_symplectic']
 
 # %% ../../nbs/41_room_numerics.ipynb #cfcc51a4
 from .states import Solution, SolverError, Stats, Status, VectorField, current_depth, ravel_state, rms_norm
@@ -22,6 +26,9 @@ from .dense import DenseSolution, Interpolant
 from .integrate import Integrator, Problem, Segment, integrate
 from .sensitivity import SENSITIVITIES
 from .odeint import odeint
+from .roots import (Anderson, Armijo, Broyden, LineSearch, Newton, NewtonKrylov, Picard, Root, RootError, RootSolver, ROOT_SOLVERS, fixed_point, implicit, root_find)
+from .stiff import (Gauss4, ImplicitEuler, ImplicitMidpoint, ImplicitRungeKutta, Kvaerno3, Kvaerno5, RadauIIA3, RadauIIA5, Rodas4, Rosenbrock23, SDIRK2, TRBDF2, Trapezoid, jacobian)
+from .geometric import (AsynchronousLeapfrog, Leapfrog, Reversible, ReversibleHeun, Ruth3, Separable, Symplectic, Yoshida4, odeint_symplectic)
 
 # %% ../../nbs/41_room_numerics.ipynb #ff7caef1
 _all_ = ["Solution", "SolverError", "Stats", "Status", "VectorField", "current_depth", "ravel_state", "rms_norm",
@@ -29,4 +36,6 @@ _all_ = ["Solution", "SolverError", "Stats", "Status", "VectorField", "current_d
          "BogackiShampine32", "CashKarp45", "DormandPrince45", "DormandPrince853", "Doubling", "Euler", "Fehlberg12", "Heun", "Heun3", "Kutta3", "Midpoint", "Ralston", "Ralston3", "RungeKutta", "RungeKutta2",
          "RungeKutta4", "SSPRK3", "Step", "Stepper", "STEPPERS", "Tableau", "ThreeEighths", "Tsitouras45", "check_tableau", "observed_order", "tableau",
          "Controller", "IController", "PIController", "PIDController", "Tolerance", "DenseSolution", "Interpolant", "Integrator", "Problem", "Segment", "integrate",
-         "SENSITIVITIES", "odeint"]
+         "SENSITIVITIES", "odeint", "Anderson", "Armijo", "Broyden", "LineSearch", "Newton", "NewtonKrylov", "Picard", "Root", "RootError", "RootSolver", "ROOT_SOLVERS",
+         "fixed_point", "implicit", "root_find", "Gauss4", "ImplicitEuler", "ImplicitMidpoint", "ImplicitRungeKutta", "Kvaerno3", "Kvaerno5", "RadauIIA3", "RadauIIA5", "Rodas4",
+         "Rosenbrock23", "SDIRK2", "TRBDF2", "Trapezoid", "jacobian", "AsynchronousLeapfrog", "Leapfrog", "Reversible", "ReversibleHeun", "Ruth3", "Separable", "Symplectic", "Yoshida4", "odeint_symplectic"]

@@ -65,6 +65,7 @@ def _fixed(self, f, x, times, stats):
         for i in range(n):
             t = start + i * dt if i else start
             step = self.stepper(f, t, x, dt, memory)
+            if step.status is not None and step.status.any(): return _fail(stats, Status.NOT_CONVERGED, t)
             stats.count(dt, True)
             yield Segment(t, x, dt, end if i == n - 1 else t + dt, step)
             x, memory = step.x, step.memory
@@ -97,7 +98,8 @@ def _adaptive(self, f, x, times, stats):
             t, x, memory = end, step.x, step.memory
         if max(proposal, self.min_step) < resolution or not accept and size <= self.min_step:
             stats.worst = _largest(step.error)
-            return _fail(stats, Status.STEP_UNDERFLOW if math.isfinite(ratio) else Status.NON_FINITE, t)
+            lost = step.status is not None and bool(step.status.any())
+            return _fail(stats, Status.STEP_UNDERFLOW if math.isfinite(ratio) else Status.NOT_CONVERGED if lost else Status.NON_FINITE, t)
         dt = proposal
 
 

@@ -180,7 +180,7 @@ def odeint(
     with _bar(progress, times, observers):
         try: states = solve(Problem(field, times, integrator, stats, tuple(observers)), x, visited, sensitivity, backward, tuple(optimizable_params))
         except RuntimeError as e: raise _explain(e, f, x) from e
-    stats.nfe += field.nfe - stats.nfe_backward
+    stats.nfe, stats.jacobians = field.nfe - stats.nfe_backward, field.jacobians
     _check_outcome(states, times, stats, throw)
     if picked is not None: states = states[picked]
     fold = (lambda v: v) if layout is None else layout.unravel

@@ -47,10 +47,11 @@ def _strangers(output, known):  # leaves of the graph of `output` that are not `
 # %% ../../nbs/06_sensitivity.ipynb #1a7b35c3
 class _Forgetful:
     "The field for a solve that keeps no graph: evaluated with gradients on, as the caller has them, and detached."
-    def __init__(self, f, known): self.f, self.known, self.checked = f, known, False
+    def __init__(self, f, known): self.f, self.known, self.checked, self.count_jacobian = f, known, False, f.count_jacobian
 
     def __call__(self, t, x):
-        with torch.enable_grad(): dx = self.f(t, x.detach())
+        if torch.is_grad_enabled(): return self.f(t, x)          # an implicit stepper differentiates the field itself
+        with torch.enable_grad(): dx = self.f(t, x)
         if not self.checked:
             self.checked = True
             for v in _strangers(dx, self.known):
@@ -76,12 +77,12 @@ def adjoint_field(
     f: Callable,  # the field, `f(t, x)`
     pair: Pair,
 ) -> Callable:    # the slope of state and adjoint in one tensor
-    "$(\dot x, \dot\lambda) = (f,\; -(\partial f / \partial x)^\top \lambda)$."
+    r"$(\dot x, \dot\lambda) = (f,\; -(\partial f / \partial x)^\top \lambda)$."
     def field(t, z):
-        keep = torch.is_grad_enabled() and z.requires_grad
+        keep = torch.is_grad_enabled() and (z.requires_grad or isinstance(t, Tensor) and t.requires_grad)
         state, adjoint = pair.split(z)
         with torch.enable_grad():
-            x = state if keep else state.detach().requires_grad_()
+            x = state if state.requires_grad else state.detach().requires_grad_()
             dx = f(t.squeeze(1) if pair.per_sample else t, x)
             vjp = torch.autograd.grad(dx, x, adjoint, create_graph=keep, allow_unused=True)[0] if dx.requires_grad else None
         return pair.join(dx if keep else dx.detach(), torch.zeros_like(x) if vjp is None else -vjp)
@@ -95,7 +96,7 @@ def _gauss(m):  # nodes and weights on [0, 1]
 
 
 class Quadrature:
-    "Accumulates $\int (\partial f/\partial\theta)^\top \lambda\,dt$ along a backward solve of `[x, lambda]`."
+    r"Accumulates $\int (\partial f/\partial\theta)^\top \lambda\,dt$ along a backward solve of `[x, lambda]`."
     def __init__(self,
         f: Callable,              # the field, `f(t, x)`
         tensors: tuple,           # what to differentiate with respect to
@@ -124,7 +125,7 @@ class Adjoint(torch.autograd.Function):
     "The continuous adjoint. Source: Pontryagin et al. (1962); Chen et al. (2018); lambda-only state after Kidger, Chen, Lyons (2021)."
     @staticmethod
     def forward(ctx, problem, backward, x, *tensors):
-        states = integrate(problem._replace(f=_Forgetful(problem.f, tensors)), x)
+        states = integrate(problem._replace(f=_Forgetful(problem.f, tensors)), x.detach())
         ctx.problem, ctx.integrator = problem, backward
         ctx.save_for_backward(states, *tensors)
         return states
@@ -134,7 +135,7 @@ class Adjoint(torch.autograd.Function):
         states, *tensors = ctx.saved_tensors
         f = _with_tensors(ctx.problem.f, tensors)
         with torch.no_grad(): adjoint, gradients = _walk_back(f, ctx.problem, ctx.integrator, states, gradient, tensors)
-        return None, None, *_once(gradient, adjoint, *gradients)
+        return None, None, *_once(states, adjoint, *gradients)
 
 # %% ../../nbs/06_sensitivity.ipynb #dfce25f9
 def _walk_back(f, problem, integrator, states, gradient, tensors):
@@ -190,7 +191,7 @@ def _once(anchor, *gradients): return _Once.apply(anchor, *gradients) if torch.i
 
 # %% ../../nbs/06_sensitivity.ipynb #1a72e57b
 class TimeGradient(torch.autograd.Function):
-    "The identity on states `[T, *state]` at times `[T]` (or `[T, B]`, one for each sample), with $\partial x/\partial t = \pm f(t, x)$."
+    r"The identity on states `[T, *state]` at times `[T]` (or `[T, B]`, one for each sample), with $\partial x/\partial t = \pm f(t, x)$."
     @staticmethod
     def forward(ctx, f, sign, t, states):
         states = states.view_as(states)

@@ -127,7 +127,9 @@ class VectorField:
         self.f, (self.timed, takes_args) = f, form or call_form(f)
         if args is not None and not takes_args: raise TypeError("args were given, but the vector field takes none: write f(t, x, args)")
         self.takes_args, self.args = takes_args, (args,) if takes_args else ()
-        self.layout, self.nfe = layout, 0
+        self.layout, self.nfe, self.jacobians = layout, 0, 0
+
+    def count_jacobian(self): self.jacobians += 1
 
     def __call__(self, t, x):
         self.nfe += 1
@@ -169,6 +171,7 @@ class Stats:
     "What a solve cost. Steps are counted as tried; sizes are those of accepted steps, in units of time."
     nfe: int = 0            # evaluations of the vector field
     nfe_backward: int = 0   # evaluations that its backward pass added
+    jacobians: int = 0      # Jacobians of the field, by an implicit stepper
     steps: int = 0
     accepted: int = 0
     rejected: int = 0
