@@ -6,6 +6,7 @@
 __all__ = ['CONTROLLERS', 'Tolerance', 'Controller', 'PIDController', 'IController', 'PIController', 'initial_step']
 
 # %% ../../nbs/03_step_control.ipynb #767d9cc6
+import functools
 import math
 from typing import Callable, NamedTuple
 
@@ -76,7 +77,11 @@ class PIController(PIDController):
     "Smoother: remembers the last error. The defaults are those of Hairer's DOPRI5 (beta = 0.04 of order 5)."
     def __init__(self, p=.2, i=.65, safety=.9, min_factor=.2, max_factor=10.): super().__init__(p, i, 0., safety, min_factor, max_factor)
 
-CONTROLLERS = {"I": IController, "PI": PIController, "PID": PIDController}
+# %% ../../nbs/03_step_control.ipynb #23cd81c6
+def _gains(b1, b2, b3=0.): return functools.partial(PIDController, -b2 - 2 * b3, b1 + b2 + b3, b3)
+
+CONTROLLERS = {"I": IController, "PI": PIController, "PI34": _gains(7 / 10, -4 / 10), "PI33": _gains(2 / 3, -1 / 3), "PI42": _gains(3 / 5, -1 / 5), "H211PI": _gains(1 / 6, 1 / 6),
+               "H312PID": _gains(1 / 18, 1 / 9, 1 / 18), "PID": _gains(1 / 18, 1 / 9, 1 / 18)}
 
 # %% ../../nbs/03_step_control.ipynb #96373044
 @torch.no_grad()

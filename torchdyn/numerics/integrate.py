@@ -156,7 +156,8 @@ def _adaptive_samples(self, f, x, times, stats):
         step = step._replace(x=torch.where(accept, step.x, x), memory=_select(accept, step.memory, memory))
         yield Segment(t, x, torch.where(accept, sign * size, 0), end, step, torch.where(last & accept, torch.maximum(dt, proposal), proposal))
         stuck = running & ((proposal.clamp_min(self.min_step) < resolution) & ~(accept & last) | ~accept & (size <= self.min_step))
-        status = torch.where(stuck, torch.where(ratio.isfinite(), Status.STEP_UNDERFLOW, Status.NON_FINITE), status)
+        lost = Status.NON_FINITE if step.status is None else torch.where(step.status.reshape(t.shape), Status.NOT_CONVERGED, Status.NON_FINITE)
+        status = torch.where(stuck, torch.where(ratio.isfinite(), Status.STEP_UNDERFLOW, lost), status)
         running = running & ~stuck & ~(accept & last)
         t, x, memory, dt = end, step.x, step.memory, torch.where(running, proposal, dt)
     status = torch.where(running, Status.MAX_STEPS, status)
@@ -184,17 +185,19 @@ def _begin_counts(stats, t):
 
 def _fixed_samples(self, f, x, times, stats):
     counts, memory = _begin_counts(stats, times[0]), self.stepper.begin(f, times[0], x)
+    status = torch.zeros(times[0].numel(), dtype=torch.long, device=x.device)
     for start, end in zip(times, times[1:]):
         n = 1 if self.dt is None else max(1, math.ceil(((end - start).abs().max() / self.dt).item() * (1 - 1e-12)))
         dt, moves = (end - start) / n, end != start
         for i in range(n):
             t = start + i * dt
             step = self.stepper(f, t, x, dt.to(x.real.dtype), memory)
+            if step.status is not None: status = torch.where(step.status & moves.flatten(), Status.NOT_CONVERGED, status)
             step = step._replace(x=torch.where(moves, step.x, x), memory=_select(moves, step.memory, memory))
             counts(dt.abs(), moves, moves)
             yield Segment(t, x, dt, end if i == n - 1 else t + dt, step)
             x, memory = step.x, step.memory
-    stats.status, stats.t = torch.zeros(len(times[0]), dtype=torch.long, device=x.device), times[-1].flatten()
+    stats.status, stats.t = status, times[-1].flatten()
 
 # %% ../../nbs/05_integrate.ipynb #08be10f7
 class Problem(NamedTuple):

@@ -47,7 +47,7 @@ def _strangers(output, known):  # leaves of the graph of `output` that are not `
 # %% ../../nbs/06_sensitivity.ipynb #1a7b35c3
 class _Forgetful:
     "The field for a solve that keeps no graph: evaluated with gradients on, as the caller has them, and detached."
-    def __init__(self, f, known): self.f, self.known, self.checked, self.count_jacobian = f, known, False, f.count_jacobian
+    def __init__(self, f, known): self.f, self.known, self.checked, self.layout, self.count_jacobian = f, known, False, f.layout, f.count_jacobian
 
     def __call__(self, t, x):
         if torch.is_grad_enabled(): return self.f(t, x)          # an implicit stepper differentiates the field itself

@@ -107,12 +107,13 @@ def call_form(f: Callable) -> tuple[bool, bool]:  # (takes the time, takes args)
     try: parameters = inspect.signature(getattr(f, "forward", f)).parameters.values()
     except (TypeError, ValueError): return False, False       # builtins such as torch.tanh
     parameters = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
-    required = [p.name for p in parameters if p.default is p.empty and p.name != "args" or p.kind is p.VAR_POSITIONAL]
-    named = any(p.name == "args" and p.kind is not p.VAR_POSITIONAL for p in parameters)
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters): return True, named
-    if not 1 <= len(required) + (not required and not named) <= 3 - named or required[1:2] in (["t"], ["time"]):
+    takes_args = any(p.name == "args" and p.kind is not p.VAR_POSITIONAL for p in parameters)
+    inputs = [p.name for p in parameters if p.name != "args" and p.default is p.empty]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters): inputs = ["t", "x"]
+    if len(inputs) == 3 and not takes_args: inputs, takes_args = inputs[:2], True
+    if len(inputs) not in (1, 2) or inputs[1:] in (["t"], ["time"]):
         raise TypeError(f"a vector field is f(x), f(t, x), f(x, args) or f(t, x, args), time first; this one takes ({', '.join(p.name for p in parameters)})")
-    return len(required) > 1, named or len(required) == 3
+    return len(inputs) == 2, takes_args
 
 # %% ../../nbs/00_numerics.ipynb #b97742d0
 class VectorField:
