@@ -6,6 +6,7 @@
 __all__ = ['NeuralDE', 'HigherOrder', 'DEFunc', 'ODEProblem', 'NeuralODE']
 
 # %% ../../nbs/20_neural_ode.ipynb #019bcbbd
+import inspect
 from typing import Any, Callable
 
 import torch
@@ -57,6 +58,8 @@ class DEFunc(nn.Module):
         super()._load_from_state_dict(state, prefix, *rest)
 
 # %% ../../nbs/20_neural_ode.ipynb #68048012
+_OPTIONS = set(inspect.signature(odeint).parameters) - set("f x t_span args save_at solver atol rtol sensitivity interpolator solver_adjoint atol_adjoint rtol_adjoint optimizable_params".split())
+
 class ODEProblem(nn.Module):
     "A vector field and how to solve it. `problem(x, t_span)` is a `Solution`, which unpacks as `(t_eval, x)`."
     def __init__(self,
@@ -75,8 +78,7 @@ class ODEProblem(nn.Module):
         self.solver, self.sensitivity, self.order, self.atol, self.rtol = as_stepper(solver), sensitivity, order, atol, rtol
         self.solver_adjoint, self.atol_adjoint, self.rtol_adjoint = solver_adjoint, atol_adjoint, rtol_adjoint
         self.interpolator, self.optimizable_params, self.options = interpolator, tuple(optimizable_params), options
-        odeint_options = {"controller", "dt", "first_step", "min_step", "max_step", "max_steps", "norm", "per_sample", "t_stops", "regularise", "dense", "throw", "progress"}
-        if unknown := set(options) - odeint_options: raise TypeError(f"unknown option {', '.join(sorted(unknown))}; further options are {', '.join(sorted(odeint_options))}")
+        if unknown := set(options) - _OPTIONS: raise TypeError(f"unknown option {', '.join(sorted(unknown))}; further options are {', '.join(sorted(_OPTIONS))}")
 
     def odeint(self,
         x: Any,                # initial state

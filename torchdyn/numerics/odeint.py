@@ -108,18 +108,20 @@ def as_span(
     if t.dim() == 2 and samples is None: raise ValueError(f"{what} of shape {list(t.shape)} gives each sample times of its own: that needs per_sample=True")
     if t.dim() not in (1, 1 + (samples is not None)) or not t.shape[-1]: raise ValueError(f"{what} must be one-dimensional with at least one time, e.g. torch.linspace(0, 1, 11); got shape {list(t.shape)}")
     if t.dim() == 2 and len(t) != samples: raise ValueError(f"{what} has times for {len(t)} samples, the state has {samples}")
-    for row in t.detach().to(torch.float64).reshape(-1, t.shape[-1]): _check_times(row[:int(row.isfinite().sum())] if t.dim() == 2 else row, what)
-    if t.dim() == 2 and not (t.isfinite().long().diff(dim=1) <= 0).all(): raise ValueError(f"in {what} NaN may only stand at the end of a row")
+    _check_times(t.detach().to(torch.float64).reshape(-1, t.shape[-1]), what, padded=t.dim() == 2)
     return t
 
 
-def _check_times(values, what):
-    if not len(values): raise ValueError(f"{what} must have at least one finite time in each row")
-    if not values.isfinite().all(): raise ValueError(f"{what} must be finite; got {values.tolist()[:8]}")
-    steps = values.diff()
-    if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
-        i = int(((steps * steps[0].sign()) <= 0).nonzero()[0])
-        raise ValueError(f"{what} must be strictly increasing or decreasing, without repeated times; got {values[i]:.6g} followed by {values[i + 1]:.6g} at position {i + 1}")
+def _check_times(rows, what, padded):  # `[R, T]`, all rows at once
+    finite = rows.isfinite()
+    if rows.isinf().any() or not padded and not finite.all(): raise ValueError(f"{what} must be finite; got {rows[0].tolist()[:8]}")
+    if not finite[:, 0].all(): raise ValueError(f"{what} must have at least one finite time in each row, and its first there; row {int((~finite[:, 0]).nonzero()[0, 0])} begins with NaN")
+    if (finite[:, 1:] & ~finite[:, :-1]).any(): raise ValueError(f"in {what} NaN may only stand at the end of a row")
+    steps = rows.diff(dim=1)
+    wrong = (steps * steps[:, :1].sign() <= 0).nonzero()
+    if len(wrong):
+        row, i = wrong[0].tolist()
+        raise ValueError(f"{what} must be strictly increasing or decreasing, without repeated times; got {rows[row, i]:.6g} followed by {rows[row, i + 1]:.6g} at position {i + 1}" + (f" of row {row}" if padded else ""))
 
 # %% ../../nbs/07_odeint.ipynb #53418023
 def _as_tolerance(name, value, x, layout):
