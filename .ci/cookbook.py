@@ -16,6 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small: more threads only wait for each other
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "nbs" / "tutorials" / "01_quickstart.ipynb"
 SKIPPED = re.compile(r"^#\|\s*(eval:\s*false|notest|slow|cuda)\b", re.M)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..numerics.odeint import as_stepper, odeint
+from ..numerics.odeint import as_stepper, lookup, odeint
+from ..numerics.sensitivity import SENSITIVITIES
 from ..numerics.states import Solution, VectorField, as_time, call_form
 from ..numerics.steppers import STEPPERS, Stepper
 
@@ -74,6 +75,8 @@ class ODEProblem(nn.Module):
         **options,                           # further options of `odeint`: dt, controller, max_steps, throw, ...
     ):
         super().__init__()
+        if order < 1: raise ValueError(f"order must be 1 or more; got {order}")
+        lookup("sensitivity", SENSITIVITIES, sensitivity)
         self.vf = DEFunc(vector_field, order)
         self.solver, self.sensitivity, self.order, self.atol, self.rtol = as_stepper(solver), sensitivity, order, atol, rtol
         self.solver_adjoint, self.atol_adjoint, self.rtol_adjoint = solver_adjoint, atol_adjoint, rtol_adjoint

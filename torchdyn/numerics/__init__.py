@@ -14,7 +14,8 @@ __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'current
            'Root', 'RootError', 'RootSolver', 'ROOT_SOLVERS', 'fixed_point', 'implicit', 'root_find', 'Gauss4',
            'ImplicitEuler', 'ImplicitMidpoint', 'ImplicitRungeKutta', 'Kvaerno3', 'Kvaerno5', 'RadauIIA3', 'RadauIIA5',
            'Rodas4', 'Rosenbrock23', 'SDIRK2', 'TRBDF2', 'Trapezoid', 'jacobian', 'AsynchronousLeapfrog', 'Leapfrog',
-           'Reversible', 'ReversibleHeun', 'Ruth3', 'Separable', 'Symplectic', 'Yoshida4', 'odeint_symplectic']
+           'Reversible', 'ReversibleHeun', 'Ruth3', 'Separable', 'Symplectic', 'Yoshida4', 'odeint_symplectic', 'Event',
+           'EventCallback', 'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid']
 
 # %% ../../nbs/41_room_numerics.ipynb #cfcc51a4
 from .states import Solution, SolverError, Stats, Status, VectorField, current_depth, ravel_state, rms_norm
@@ -28,6 +29,7 @@ from .sensitivity import SENSITIVITIES
 from .odeint import odeint
 from .roots import (Anderson, Armijo, Broyden, LineSearch, Newton, NewtonKrylov, Picard, Root, RootError, RootSolver, ROOT_SOLVERS, fixed_point, implicit, root_find)
 from .stiff import (Gauss4, ImplicitEuler, ImplicitMidpoint, ImplicitRungeKutta, Kvaerno3, Kvaerno5, RadauIIA3, RadauIIA5, Rodas4, Rosenbrock23, SDIRK2, TRBDF2, Trapezoid, jacobian)
+from .events import Event, EventCallback, EventError, HybridSolution, odeint_event, odeint_hybrid
 from .geometric import (AsynchronousLeapfrog, Leapfrog, Reversible, ReversibleHeun, Ruth3, Separable, Symplectic, Yoshida4, odeint_symplectic)
 
 # %% ../../nbs/41_room_numerics.ipynb #ff7caef1
@@ -38,4 +40,5 @@ _all_ = ["Solution", "SolverError", "Stats", "Status", "VectorField", "current_d
          "Controller", "IController", "PIController", "PIDController", "Tolerance", "DenseSolution", "Interpolant", "Integrator", "Problem", "Segment", "integrate",
          "SENSITIVITIES", "odeint", "Anderson", "Armijo", "Broyden", "LineSearch", "Newton", "NewtonKrylov", "Picard", "Root", "RootError", "RootSolver", "ROOT_SOLVERS",
          "fixed_point", "implicit", "root_find", "Gauss4", "ImplicitEuler", "ImplicitMidpoint", "ImplicitRungeKutta", "Kvaerno3", "Kvaerno5", "RadauIIA3", "RadauIIA5", "Rodas4",
-         "Rosenbrock23", "SDIRK2", "TRBDF2", "Trapezoid", "jacobian", "AsynchronousLeapfrog", "Leapfrog", "Reversible", "ReversibleHeun", "Ruth3", "Separable", "Symplectic", "Yoshida4", "odeint_symplectic"]
+         "Rosenbrock23", "SDIRK2", "TRBDF2", "Trapezoid", "jacobian", "AsynchronousLeapfrog", "Leapfrog", "Reversible", "ReversibleHeun", "Ruth3", "Separable", "Symplectic", "Yoshida4", "odeint_symplectic",
+         "Event", "EventCallback", "EventError", "HybridSolution", "odeint_event", "odeint_hybrid"]

@@ -52,6 +52,7 @@ class PIDController(Controller):
         super().__init__()
         if not 0 < safety <= 1 or not 0 < min_factor < 1 <= max_factor:
             raise ValueError(f"wanted 0 < safety <= 1 and 0 < min_factor < 1 <= max_factor; got {safety}, {min_factor}, {max_factor}")
+        if not math.isfinite(p + i + d): raise ValueError(f"gains must be finite; got p={p}, i={i}, d={d}")
         self.gains, self.safety, self.min_factor, self.max_factor = (p + i + d, -p - 2 * d, d), safety, min_factor, max_factor
 
     def begin(self, order): return order + 1, 1., 1.

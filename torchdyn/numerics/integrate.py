@@ -39,7 +39,7 @@ class Integrator:
     first_step: float | None = None   # `None`: chosen by `initial_step`
     min_step: float = 0.              # a step that fails at this size ends the solve
     max_step: float = math.inf
-    max_steps: int = 10_000           # steps tried, in all
+    max_steps: int = 10_000           # steps tried, in all; times listed by the caller are no steps to give up on
     hermite: bool = False             # interpolate by the cubic even if the stepper has its own interpolant
     t_stops: tuple = ()               # times at which the field jumps: steps end there and start anew
     per_sample: bool = False          # a clock for each sample of the leading dimension
@@ -58,7 +58,7 @@ class Integrator:
 # %% ../../nbs/05_integrate.ipynb #4416638c
 def _fixed(self, f, x, times, stats):
     pieces = [1 if self.dt is None else max(1, math.ceil(abs(b - a) / self.dt * (1 - 1e-12))) for a, b in zip(times, times[1:])]
-    if self.dt is not None and sum(pieces) > self.max_steps: return _fail(stats, Status.MAX_STEPS, times[0])
+    if self.dt is not None and stats.steps + sum(pieces) > self.max_steps: return _fail(stats, Status.MAX_STEPS, times[0])
     memory = self.stepper.begin(f, times[0], x)
     for start, end, n in zip(times, times[1:], pieces):
         dt = (end - start) / n
@@ -185,19 +185,22 @@ def _begin_counts(stats, t):
 
 def _fixed_samples(self, f, x, times, stats):
     counts, memory = _begin_counts(stats, times[0]), self.stepper.begin(f, times[0], x)
-    status = torch.zeros(times[0].numel(), dtype=torch.long, device=x.device)
+    status, reached, count = torch.zeros(times[0].numel(), dtype=torch.long, device=x.device), times[-1].flatten(), 0
     for start, end in zip(times, times[1:]):
         n = 1 if self.dt is None else max(1, math.ceil(((end - start).abs().max() / self.dt).item() * (1 - 1e-12)))
-        dt, moves = (end - start) / n, end != start
+        dt, moves, count = (end - start) / n, end != start, count + n
+        if self.dt is not None and count > self.max_steps: status, reached = torch.where(status == 0, Status.MAX_STEPS, status), start.flatten(); break
         for i in range(n):
             t = start + i * dt
             step = self.stepper(f, t, x, dt.to(x.real.dtype), memory)
-            if step.status is not None: status = torch.where(step.status & moves.flatten(), Status.NOT_CONVERGED, status)
+            if step.status is not None:
+                lost = step.status & moves.flatten() & (status == 0)
+                status, reached = torch.where(lost, Status.NOT_CONVERGED, status), torch.where(lost, t.flatten(), reached)
             step = step._replace(x=torch.where(moves, step.x, x), memory=_select(moves, step.memory, memory))
             counts(dt.abs(), moves, moves)
             yield Segment(t, x, dt, end if i == n - 1 else t + dt, step)
             x, memory = step.x, step.memory
-    stats.status, stats.t = status, times[-1].flatten()
+    stats.status, stats.t = status, reached
 
 # %% ../../nbs/05_integrate.ipynb #08be10f7
 class Problem(NamedTuple):

@@ -54,7 +54,8 @@ def as_stepper(solver: str | type | Stepper) -> Stepper:
     if isinstance(solver, str):
         if solver not in _made: _made[solver] = lookup("solver", STEPPERS, solver)()
         return _made[solver]
-    stepper = solver() if isinstance(solver, type) else solver
+    try: stepper = solver() if isinstance(solver, type) else solver
+    except TypeError as e: raise TypeError(f"{solver.__name__} needs arguments: pass an instance ({e})") from None
     if hasattr(stepper, "step"): return StepMethod(stepper)
     if not isinstance(stepper, Stepper): raise TypeError(f"a solver is a name, a Stepper or a class of steppers; got {type(stepper).__name__}. Known names: {', '.join(sorted(STEPPERS))}")
     return stepper
@@ -72,7 +73,10 @@ def make_integrator(
 ) -> Integrator:
     "Checks the options and puts them together."
     stepper, lookup_controller = as_stepper(solver), lookup("controller", CONTROLLERS, controller)
-    if lookup_controller is not None and not isinstance(lookup_controller, Controller): lookup_controller = lookup_controller()
+    if callable(lookup_controller) and not isinstance(lookup_controller, Controller): lookup_controller = lookup_controller()
+    if lookup_controller is not None and not isinstance(lookup_controller, Controller): raise TypeError(f"a controller is a name, a Controller or a class of them; got {type(controller).__name__}")
+    if isinstance(t_stops, Tensor) or t_stops: t_stops = torch.as_tensor(t_stops, dtype=torch.float64).flatten().tolist()
+    if not all(map(math.isfinite, t_stops)): raise ValueError(f"t_stops must be finite times; got {t_stops}")
     adaptive = stepper.adaptive and dt is None
     _check_limits(dt=dt, first_step=first_step, min_step=min_step, max_step=max_step, max_steps=max_steps)
     lookup("interpolator", {"4th": None, "hermite": None}, interpolator)
@@ -83,16 +87,18 @@ def make_integrator(
     if adaptive: controller = lookup_controller or _default_controller
     if t_stops and per_sample: raise ValueError("t_stops cannot apply with per_sample=True: samples pass a time at different steps. Solve with one clock")
     return Integrator(stepper, controller if adaptive else None, tolerance, dt, first_step, min_step or 0., max_step or math.inf, max_steps, interpolator == "hermite",
-                      tuple(float(s) for s in t_stops), per_sample)
+                      tuple(t_stops), per_sample)
 
 _default_controller = PIController()
 
 def _check_limits(**limits):
     for name, value in limits.items():
-        if value is not None and not value > 0: raise ValueError(f"{name} must be positive; got {value}")
+        if value is not None and not (isinstance(value, (int, float)) and value > 0): raise ValueError(f"{name} must be a positive number; got {value!r}")
+    if (limits["min_step"] or 0) > (limits["max_step"] or math.inf): raise ValueError(f"min_step must not exceed max_step; got {limits['min_step']} and {limits['max_step']}")
 
 # %% ../../nbs/07_odeint.ipynb #34986f19
 def _check_state(x, per_sample=False):
+    if x.is_meta: raise ValueError("a state on the meta device has no values: move it to a real device")
     if per_sample and not x.dim(): raise ValueError("per_sample=True needs a leading dimension of samples, [B, ...]; got a 0-dim state")
     if not (x.is_floating_point() or x.is_complex()): raise TypeError(f"a state must be floating point or complex; got {x.dtype}: convert it with x.float() or x.double()")
 
@@ -103,7 +109,9 @@ def as_span(
     samples: int | None = None,  # with `per_sample`: the number of samples, and `[B, T]` is fine too
 ) -> Tensor:      # `[T]` or `[B, T]`, the tensor itself if it is one
     "Times as a tensor. Raises `ValueError` unless they are finite and strictly monotone (a sample's row may end in NaN)."
-    t = t_span if isinstance(t_span, Tensor) else torch.as_tensor(t_span, dtype=torch.float64)
+    try: t = t_span if isinstance(t_span, Tensor) else torch.as_tensor(t_span, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError): raise TypeError(f"{what} must be real times, e.g. torch.linspace(0, 1, 11); got {t_span!r}") from None
+    if t.is_complex() or t.dtype == torch.bool: raise TypeError(f"{what} must be real times, e.g. torch.linspace(0, 1, 11); got {t.dtype}")
     if torch.compiler.is_compiling(): return t
     if t.dim() == 2 and samples is None: raise ValueError(f"{what} of shape {list(t.shape)} gives each sample times of its own: that needs per_sample=True")
     if t.dim() not in (1, 1 + (samples is not None)) or not t.shape[-1]: raise ValueError(f"{what} must be one-dimensional with at least one time, e.g. torch.linspace(0, 1, 11); got shape {list(t.shape)}")
@@ -128,11 +136,13 @@ def _as_tolerance(name, value, x, layout):
     if isinstance(value, (int, float)):
         if not 0 < value < math.inf: raise ValueError(f"{name} must be positive; got {value}")
         return value
-    value = layout.ravel(value) if layout is not None and not isinstance(value, Tensor) else torch.as_tensor(value)
+    try: value = layout.ravel(value) if layout is not None and not isinstance(value, Tensor) else torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError): raise TypeError(f"{name} must be a positive number, or tensors shaped as the state; got {value!r}") from None
     value = value.to(device=x.device, dtype=x.real.dtype if x.is_complex() else x.dtype)
     if not (value > 0).all(): raise ValueError(f"{name} must be positive everywhere")
-    try: torch.broadcast_shapes(value.shape, x.shape)
-    except RuntimeError: raise ValueError(f"{name} of shape {list(value.shape)} does not fit a state of shape {list(x.shape)}") from None
+    try: fits = torch.broadcast_shapes(value.shape, x.shape) == x.shape
+    except RuntimeError: fits = False
+    if not fits: raise ValueError(f"{name} of shape {list(value.shape)} does not fit a state of shape {list(x.shape)}: give one value, or one for each component")
     return value
 
 # %% ../../nbs/07_odeint.ipynb #0ad8116c
@@ -180,15 +190,17 @@ def odeint(
     field, t_span, stats = VectorField(f, args, layout), as_span(t_span, samples=len(x) if per_sample else None), Stats()
     tolerance = Tolerance(_as_tolerance("atol", atol, x, layout), _as_tolerance("rtol", rtol, x, layout), _as_norm(norm, layout, per_sample))
     integrator = make_integrator(solver, tolerance, controller, dt, first_step, min_step, max_step, max_steps, interpolator, t_stops, per_sample)
+    if integrator.controller is not None: _check_precision(x, atol, rtol)
     if integrator.controller is None and (atol, rtol) != (1e-4, 1e-4): warnings.warn(f"{type(integrator.stepper).__name__} takes fixed steps: atol and rtol have no effect", stacklevel=2)
     backward = _backward(integrator, x, solver_adjoint, atol_adjoint, rtol_adjoint)
     sensitivity = lookup("sensitivity", SENSITIVITIES, sensitivity)
+    if not callable(sensitivity): raise TypeError(f"a sensitivity is one of {', '.join(sorted(SENSITIVITIES))} or a function; got {type(sensitivity).__name__}")
     if per_sample and (dense or save_at is not None): raise ValueError("dense and save_at need one clock: without per_sample=True, or ask for the times in t_span [B, T]")
     t_eval, visited, picked = t_span, t_span, None
     if save_at is not None: t_eval, (visited, picked) = save_at, _merge(t_span, save_at := as_span(save_at, "save_at"), integrator.controller is not None)
     pieces, observers = [], []
     if dense: observers.append(_keep(pieces, field, integrator, x))
-    sums = {name: _regulariser(name, integrator, sensitivity) for name in regularise}
+    sums = {name: _regulariser(name, integrator, sensitivity) for name in ((regularise,) if isinstance(regularise, str) else regularise)}
     observers += sums.values()
     if per_sample: visited = (t_span if t_span.dim() == 2 else t_span.expand(len(x), -1)).T.to(x.device)
     if per_sample: times = visited.detach()
@@ -197,7 +209,7 @@ def odeint(
         try: states = solve(Problem(field, times, integrator, stats, tuple(observers)), x, visited, sensitivity, backward, tuple(optimizable_params))
         except RuntimeError as e: raise _explain(e, f, x) from e
     stats.nfe, stats.jacobians = field.nfe - stats.nfe_backward, field.jacobians
-    _check_outcome(states, times, stats, throw)
+    _check_outcome(x, states, times, stats, throw)
     if picked is not None: states = states[picked]
     fold = (lambda v: v) if layout is None else layout.unravel
     whole = DenseSolution(pieces) if pieces else None
@@ -206,6 +218,12 @@ def odeint(
     return solution
 
 # %% ../../nbs/07_odeint.ipynb #3f2b99d7
+def _check_precision(x, atol, rtol):
+    if not x.numel(): raise ValueError(f"a state of shape {list(x.shape)} has no entries: there is no error to control")
+    eps = torch.finfo(x.dtype).eps
+    if all(isinstance(v, float) and v < eps / 10 for v in (atol, rtol)): raise ValueError(f"atol = {atol} and rtol = {rtol} are below the rounding of {x.dtype} ({eps:.1e}): loosen them, or solve in double precision")
+
+
 def _as_norm(norm, layout, per_sample):
     if norm is None: return sample_norm if per_sample else rms_norm
     folded = norm if layout is None else lambda v: norm(layout.unravel(v))
@@ -215,14 +233,14 @@ def _as_norm(norm, layout, per_sample):
 def _backward(integrator, x, solver, atol, rtol):
     "The integrator of state and adjoint: the forward one unless told otherwise; both parts must meet the tolerance."
     t = integrator.tolerance
-    for name, value in (("atol_adjoint", atol), ("rtol_adjoint", rtol)):
-        if value is not None and not value > 0: raise ValueError(f"{name} must be positive; got {value}")
+    atol, rtol = (v if v is None else _as_tolerance(name, v, x, None) for name, v in (("atol_adjoint", atol), ("rtol_adjoint", rtol)))
     pair = Pair(x.shape, integrator.per_sample)
     norm = lambda z: functools.reduce(torch.maximum, map(t.norm, pair.split(z)))
     tolerance = Tolerance(*(pair.join(*[v.expand(x.shape)] * 2) if isinstance(v, Tensor) else v for v in (t.atol if atol is None else atol, t.rtol if rtol is None else rtol)),
                           (lambda z: norm(z).unsqueeze(1)) if integrator.per_sample else norm)
     if solver is None: return dataclasses.replace(integrator, tolerance=tolerance, first_step=None)
     stepper = as_stepper(solver)
+    if stepper.trainable: raise ValueError("solver_adjoint cannot be trained: the adjoint is the gradient of the continuous solution, which does not depend on the stepper")
     controller = (integrator.controller or _default_controller) if stepper.adaptive else None
     return dataclasses.replace(integrator, stepper=stepper, controller=controller, tolerance=tolerance, first_step=None)
 
@@ -232,14 +250,16 @@ def _keep(pieces, field, integrator, x):
     return lambda s: pieces.append(interpolant(field, *s[:3], s.step, p))
 
 
-def _check_outcome(states, times, stats, throw):
+def _check_outcome(x, states, times, stats, throw):
     if torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(states): return
     if isinstance(stats.status, Tensor): finite = (states.isfinite() | times.isnan().reshape(*times.shape, *[1] * (states.dim() - 2))).reshape(*times.shape, -1).all(-1).all(0)
     else: finite = states[-1].isfinite().all()
     if not finite.all() and not torch.as_tensor(stats.status).any():
-        if isinstance(stats.status, Tensor): stats.status = torch.where(finite, stats.status, Status.NON_FINITE)
+        if isinstance(stats.status, Tensor):
+            bad = ~states.detach().isfinite().reshape(*times.shape, -1).all(-1) & times.isfinite()
+            stats.status, stats.t = torch.where(finite, stats.status, Status.NON_FINITE), torch.where(finite, stats.t, times.gather(0, bad.long().argmax(0, keepdim=True))[0])
         else: stats.status, stats.t = Status.NON_FINITE, times[states.reshape(len(times), -1).isfinite().all(1).tolist().index(False)]
-    if throw and torch.as_tensor(stats.status).any(): raise SolverError(stats)
+    if throw and torch.as_tensor(stats.status).any(): raise SolverError(stats, "" if x.isfinite().all() else "The initial state is not finite. ")
 
 # %% ../../nbs/07_odeint.ipynb #2a324f99
 def _explain(error, f, x):
@@ -248,7 +268,8 @@ def _explain(error, f, x):
     if isinstance(error, SolverError): return error
     if parameter.device != x.device: return ValueError(f"the field lives on {parameter.device}, the state on {x.device}: move one of them with .to(device)")
     if parameter.dtype != x.dtype and "dtype" in str(error): return ValueError(f"the field has parameters of {parameter.dtype}, the state is {x.dtype}: convert one of them, e.g. f.to({x.dtype})")
-    if "vmap" in str(error) and ".item()" in str(error): return RuntimeError("adaptive steps depend on the values of the state, which vmap hides: use a fixed-step solver such as 'rk4', or solve the batch as one state")
+    if "setup_context" in str(error): return RuntimeError("sensitivity='adjoint' does not work under torch.func: use sensitivity='autograd'")
+    if "vmap" in str(error): return RuntimeError("adaptive steps depend on the values of the state, which vmap hides: use a fixed-step solver such as 'rk4', or solve the batch as one state")
     return error
 
 # %% ../../nbs/07_odeint.ipynb #07810e3e
@@ -261,7 +282,7 @@ class _bar:
         from tqdm.auto import tqdm
         spans = torch.as_tensor(self.times, dtype=torch.float64).nan_to_num()
         self.bar = tqdm(total=float((spans.amax(0) - spans.amin(0)).mean()), unit="t", bar_format="{l_bar}{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]")
-        self.observers.append(lambda s: self.bar.update(float(abs(s.dt) if isinstance(s.dt, float) else s.dt.abs().mean())))
+        self.observers.append(lambda s: self.bar.update(min(float(abs(s.dt) if isinstance(s.dt, float) else s.dt.abs().mean()), self.bar.total - self.bar.n)))
 
     def __exit__(self, *_):
         if self.show: self.bar.close()
@@ -284,6 +305,6 @@ def _regulariser(name, integrator, sensitivity):
     kind = lookup("regulariser", {"error": _Errors, "stiffness": _Stiffness}, name)
     stepper, norm = integrator.stepper, sample_norm if integrator.per_sample else rms_norm
     if sensitivity is not SENSITIVITIES["autograd"]: raise ValueError(f"regularise={name!r} sums over the discrete steps: it needs sensitivity='autograd'")
-    if not isinstance(stepper, RungeKutta) or not stepper.adaptive: raise ValueError(f"regularise={name!r} needs a Runge-Kutta pair such as 'tsit5'; {type(stepper).__name__} estimates no error")
+    if not isinstance(stepper, RungeKutta) or not stepper.adaptive: raise ValueError(f"regularise={name!r} needs an explicit Runge-Kutta pair such as 'tsit5'; got {type(stepper).__name__}")
     if name == "stiffness" and not (stepper.fsal and stepper.tableau.c[-2] == 1): raise ValueError("regularise='stiffness' needs two stages at the end of the step: 'dopri5', 'tsit5' or 'dopri8'")
     return kind(stepper, norm)

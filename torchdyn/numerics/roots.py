@@ -509,6 +509,9 @@ class RootError(SolverError):
     def __init__(self, text, status, worst, log=None):
         RuntimeError.__init__(self, text)
         self.status, self.log, self.stats = status, log, Stats(nfe=log.nfe if log else 0, status=status, worst=(worst,))
+        self._raised = text, status, worst, log
+
+    def __reduce__(self): return RootError, self._raised
 
 # %% ../../nbs/09_root_finding.ipynb #8bc36c25
 def implicit(

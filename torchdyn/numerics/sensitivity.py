@@ -44,6 +44,12 @@ def _strangers(output, known):  # leaves of the graph of `output` that are not `
         if leaf is not None and id(leaf) not in known_ids: yield leaf
         stack.extend(parent for parent, _ in node.next_functions)
 
+
+def _check_strangers(dx, known):
+    for v in _strangers(dx, known):
+        raise ValueError(f"the vector field uses a tensor of shape {list(v.shape)} that requires grad but is neither a parameter of the field, nor in args, nor in "
+                         "optimizable_params: its gradient would be lost. Make it an nn.Parameter of a module, pass it through args=, or name it in optimizable_params=")
+
 # %% ../../nbs/06_sensitivity.ipynb #1a7b35c3
 class _Forgetful:
     "The field for a solve that keeps no graph: evaluated with gradients on, as the caller has them, and detached."
@@ -54,9 +60,7 @@ class _Forgetful:
         with torch.enable_grad(): dx = self.f(t, x)
         if not self.checked:
             self.checked = True
-            for v in _strangers(dx, self.known):
-                raise ValueError(f"the vector field uses a tensor of shape {list(v.shape)} that requires grad but is neither a parameter of the field, nor in args, nor in "
-                                 "optimizable_params: its gradient would be lost. Make it an nn.Parameter of a module, pass it through args=, or name it in optimizable_params=")
+            _check_strangers(dx, self.known)
         return dx.detach()
 
 # %% ../../nbs/06_sensitivity.ipynb #beb902b3
@@ -115,6 +119,7 @@ class Quadrature:
         if clocks: t, dt = t.squeeze(1), dt.squeeze(1)
         with torch.enable_grad(): slopes = [self.f(t + dt * node, state) for node, state in zip(self.nodes, states)]
         if not slopes[0].requires_grad: return
+        _check_strangers(slopes[0], self.tensors)
         if clocks: dt = dt.to(x.real.dtype)
         cotangents = [adjoint * (-w * dt) for w, adjoint in zip(self.weights, adjoints)]
         for i, v in enumerate(torch.autograd.grad(slopes, self.tensors, cotangents, allow_unused=True)):
@@ -140,6 +145,7 @@ class Adjoint(torch.autograd.Function):
 # %% ../../nbs/06_sensitivity.ipynb #dfce25f9
 def _walk_back(f, problem, integrator, states, gradient, tensors):
     pair, stats, before, times = Pair(states[0].shape, integrator.per_sample), Stats(), f.nfe, problem.times
+    if torch.as_tensor(problem.stats.status).any(): times, states, gradient = _known(times, states, gradient, pair.per_sample)
     if pair.per_sample: times, states, gradient = _fill(times, states, gradient)
     augmented, adjoint, quadrature = adjoint_field(f, pair), gradient[-1], None
     for i in range(len(times) - 1, 0, -1):
@@ -153,6 +159,14 @@ def _walk_back(f, problem, integrator, states, gradient, tensors):
         if segment and integrator.controller is not None and not pair.per_sample: integrator = dataclasses.replace(integrator, first_step=segment.next_dt)
     problem.stats.nfe_backward += f.nfe - before
     return adjoint, quadrature.gradients if quadrature else [None] * len(tensors)
+
+
+def _known(times, states, gradient, per_sample):
+    "What a solve that failed has found: the rest has no gradient to give."
+    finite = states.isfinite().reshape(*states.shape[:1 + per_sample], -1).all(-1)
+    if per_sample: return torch.where(finite, times, float("nan")), states, gradient
+    n = int(finite.long().cumprod(0).sum())
+    return times[:n], states[:n], gradient[:n]
 
 
 def _fill(times, states, gradient):
@@ -206,8 +220,11 @@ class TimeGradient(torch.autograd.Function):
         if t.dim() > 1: gradient = torch.where(wanted.reshape(*t.shape, *[1] * (states.dim() - 2)), gradient, 0)
         with torch.enable_grad(): slopes = torch.stack([_slope(ctx.f, s, x) for s, x in zip(t.nan_to_num(), states if wanted.all() else states.nan_to_num())])
         if not torch.is_grad_enabled(): slopes = slopes.detach()
-        speed = (gradient.conj() * slopes).real.reshape(*t.shape, -1).sum(-1)
-        return None, None, ctx.sign * speed.to(t), gradient
+        speed = ctx.sign * (gradient.conj() * slopes).real.reshape(*t.shape, -1).sum(-1)
+        if torch.is_grad_enabled() and slopes.requires_grad:     # differentiated again: how the gradient of the state moves with the time
+            moved = torch.autograd.grad(slopes, states, gradient, create_graph=True, allow_unused=True)[0]
+            if moved is not None: gradient = gradient + ctx.sign * (t - t.detach()).reshape(*t.shape, *[1] * (states.dim() - t.dim())).to(states.real.dtype) * moved
+        return None, None, speed.to(t), gradient
 
 
 def _slope(f, t, x): return f(t.reshape(-1, *[1] * (x.dim() - 1)) if t.dim() else t, x)

@@ -27,6 +27,8 @@ class Layout:
     ):
         leaves, self.spec = tree_flatten(x)
         _check_leaves(leaves)
+        if any(v.shape[:batch_dims] != leaves[0].shape[:batch_dims] or v.dim() < batch_dims for v in leaves):
+            raise ValueError(f"the tensors of a state must share their leading dimension of samples; got shapes {[list(v.shape) for v in leaves]}")
         self.batch = leaves[0].shape[:batch_dims]
         self.shapes, self.dtypes = [v.shape[batch_dims:] for v in leaves], [v.dtype for v in leaves]
         self.sizes, self.single = [s.numel() for s in self.shapes], isinstance(x, Tensor)
@@ -64,6 +66,8 @@ def _check_leaves(leaves):
     wrong = [type(v).__name__ for v in leaves if not isinstance(v, Tensor)]
     if wrong or not leaves: raise TypeError(f"a state is a tensor or a tuple, list or dict of tensors; found {', '.join(wrong) or 'no tensor at all'}")
     devices = sorted({str(v.device) for v in leaves})
+    whole = [str(v.dtype) for v in leaves if not (v.is_floating_point() or v.is_complex())]
+    if whole: raise TypeError(f"a state must be floating point or complex; found {whole[0]}: convert it with .float() or .double()")
     if len(devices) > 1: raise ValueError(f"the tensors of a state must share one device; found {devices}: move them with .to(device)")
 
 # %% ../../nbs/00_numerics.ipynb #2698cb65
@@ -104,6 +108,8 @@ def current_depth(
 # %% ../../nbs/00_numerics.ipynb #a67971fc
 def call_form(f: Callable) -> tuple[bool, bool]:  # (takes the time, takes args)
     "How a vector field wants to be called, from its signature. Raises `TypeError` if that is none of the forms above."
+    if isinstance(f, type): raise TypeError(f"a vector field is a function or an instance; got the class {f.__name__}: give {f.__name__}(...)")
+    if not callable(f): raise TypeError(f"a vector field must be callable, f(x) or f(t, x); got {type(f).__name__}")
     try: parameters = inspect.signature(getattr(f, "forward", f)).parameters.values()
     except (TypeError, ValueError): return False, False       # builtins such as torch.tanh
     parameters = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
@@ -127,18 +133,20 @@ class VectorField:
         if isinstance(f, VectorField): f, args, form = f.f, f.args[0] if args is None and f.args else args, (f.timed, f.takes_args)
         self.f, (self.timed, takes_args) = f, form or call_form(f)
         if args is not None and not takes_args: raise TypeError("args were given, but the vector field takes none: write f(t, x, args)")
-        self.takes_args, self.args = takes_args, (args,) if takes_args else ()
+        self.takes_args, self.args = takes_args, () if args is None else (args,)
         self.layout, self.nfe, self.jacobians = layout, 0, 0
 
     def count_jacobian(self): self.jacobians += 1
 
     def __call__(self, t, x):
         self.nfe += 1
+        version = None if self.nfe > 1 or torch.compiler.is_compiling() or x.is_inference() else x._version
         _depths.stack.append(t)
         try:
             state = x if self.layout is None else self.layout.unravel(x)
             dx = self.f(as_time(t, x if self.layout is None or not self.layout.single else state), state, *self.args) if self.timed else self.f(state, *self.args)
         finally: _depths.stack.pop()
+        if version is not None and x._version != version: raise ValueError("the vector field changed its input in place: return a new tensor, e.g. -x and not x.neg_()")
         if self.layout is not None: return self.layout.ravel(dx)
         return dx if isinstance(dx, Tensor) and dx.shape == x.shape and dx.dtype == x.dtype else _mend_slope(dx, x)
 
@@ -202,6 +210,7 @@ class SolverError(RuntimeError):
         stats: Stats,     # of the failed solve
         detail: str = "", # what else there is to say
     ):
+        self._raised = stats, detail
         sample = None if isinstance(stats.status, Status) else int((stats.status > 0).nonzero()[0, 0])
         if sample is not None: detail, stats = f"This is sample {sample}, the first of {int((stats.status > 0).sum())} that failed. {detail}", stats.sample(sample)
         self.status, self.stats = stats.status, stats
@@ -209,6 +218,8 @@ class SolverError(RuntimeError):
         last = f"{stats.min_step:.3g} to {stats.max_step:.3g}" if stats.accepted else "none accepted"
         super().__init__(f"{stats.status.name} at t = {stats.t:.6g}: {stats.status}. {detail}"
                          f"[{stats.accepted} steps accepted, sizes {last}; {stats.rejected} rejected; {stats.nfe} evaluations]")
+
+    def __reduce__(self): return SolverError, self._raised
 
 # %% ../../nbs/00_numerics.ipynb #aefb2647
 class Solution(tuple):
@@ -231,7 +242,7 @@ class Solution(tuple):
 
     def __repr__(self):
         status = self.status.name if isinstance(self.status, Status) else [Status(v).name for v in self.status.unique().tolist()]
-        return f"Solution(t from {float(self.t_eval.flatten()[0]):.6g} to {float(self.t_eval.flatten()[-1]):.6g}, {self.t_eval.shape[-1]} points, {status}, {self.stats})"
+        return f"Solution(t from {self.t_eval.detach().flatten()[0]:.6g} to {self.t_eval.detach().flatten()[-1]:.6g}, {self.t_eval.shape[-1]} points, {status}, {self.stats})"
 
     def __reduce__(self): return Solution, (self.t_eval, self.x, self.stats)
 

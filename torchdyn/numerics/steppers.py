@@ -355,7 +355,7 @@ class DormandPrince853(RungeKutta):
     "Order 8(5, 3), twelve evaluations a step, and three more where dense output of order 7 is wanted. Source: Hairer, Norsett, Wanner I, section II.5."
     def __init__(self):
         super().__init__(DORMAND_PRINCE_8)
-        self.interpolant = _dop853_interpolant()
+        self.interpolant, self.error_order = _dop853_interpolant(), 7     # the mixed estimate shrinks as h^8
         self._e3 = [float(u - v) for u, v in zip(DORMAND_PRINCE_8.b, DOP853_B3)]
         self._extra = [([float(v) for v in row], float(sum(row))) for row in DOP853_EXTRA]
 

@@ -39,6 +39,7 @@ def jacobian(
 ) -> Tensor:              # `[B, n, n]`
     "Jacobian of the field."
     b, n = sample_shape(x, coupled)
+    if b * n * n > 2**28: raise ValueError(f"the Jacobian of a state of shape {list(x.shape)} would have {b * n * n:.1e} entries: stiff steppers here are for small systems, or batches of them")
     with torch.enable_grad():
         y = x if keep and x.requires_grad else x.detach().requires_grad_()
         dx = f(t, y)
@@ -67,7 +68,7 @@ def time_derivative(
 # %% ../../nbs/10_stiff_steppers.ipynb #2eaf1022
 def _solver(W):
     "The solution operator of a batch of matrices `[B, n, n]`, factored once, for right sides of any shape with as many entries."
-    factors = torch.linalg.lu_factor(W)
+    factors = torch.linalg.lu_factor_ex(W)[:2]      # a singular matrix gives infinities, and its step is rejected
     return lambda v: torch.linalg.lu_solve(*factors, v.reshape(*W.shape[:2], 1)).reshape(v.shape)
 
 
@@ -144,6 +145,11 @@ def _blocks_of(a):
     return [Blocks(range(i, i + 1), not a[i][i]) for i in range(s)]
 
 # %% ../../nbs/10_stiff_steppers.ipynb #9cd40222
+def _given(J, b, n):  # a Jacobian from the user
+    if J.shape != (b, n, n): raise ValueError(f"jac returned shape {list(J.shape)}, wanted {[b, n, n]}: a matrix for each sample")
+    return J
+
+
 class ImplicitRungeKutta(Stepper):
     "Any implicit Runge-Kutta method: diagonal ones stage by stage, full ones all stages at once."
     explicit = False
@@ -168,7 +174,7 @@ class ImplicitRungeKutta(Stepper):
     def begin(self, f, t, x): return f(t, x) if self.blocks[0].explicit or self.adaptive else None
 
     def forward(self, f, t, x, dt, memory):
-        with torch.no_grad(): J = jacobian(f, t, x, self.coupled) if self.jac is None else self.jac(t, x).reshape(*sample_shape(x, self.coupled), -1)
+        with torch.no_grad(): J = jacobian(f, t, x, self.coupled) if self.jac is None else _given(self.jac(t, x), *sample_shape(x, self.coupled))
         stages, failed = [], None
         for block in self.blocks:
             if block.explicit: stages.append(memory if not stages and memory is not None else f(t + self.c[block.stages[0]] * dt, axpy(x, dt, weighted_sum(stages, self.a[block.stages[0]])) if stages else x))
@@ -209,8 +215,9 @@ def _solve_stages(self, f, t, x, dt, J, known, rows, memory):
         norm, tol = lambda r: (h * r / size.repeat(1, m)).abs().amax(1), max(self.newton_tol, 100 * torch.finfo(x.dtype).eps)
         guess = start.repeat(1, m)
         K, log = iterate(Picard(), lambda K: solve(residual(K)), guess, Target(tol, norm=norm), self.max_iter)
-    K = implicit(residual, K, batch_dims=1)
-    return [v.reshape(x.shape) for v in split(K)], log.status != Status.SUCCESS
+    failed, broken = log.status != Status.SUCCESS, ~log.history[0].isfinite()      # broken: the field itself is not finite where the search began
+    K = implicit(residual, torch.where(broken.unsqueeze(1), math.nan, K), batch_dims=1)
+    return [v.reshape(x.shape) for v in split(K)], failed & ~broken
 
 # %% ../../nbs/10_stiff_steppers.ipynb #0e4fcc00
 def _full(a, b, c, order, b_hat=None, error_order=0, p=None, p_order=0):
