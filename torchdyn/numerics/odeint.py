@@ -269,7 +269,8 @@ def _explain(error, f, x):
     if parameter.device != x.device: return ValueError(f"the field lives on {parameter.device}, the state on {x.device}: move one of them with .to(device)")
     if parameter.dtype != x.dtype and "dtype" in str(error): return ValueError(f"the field has parameters of {parameter.dtype}, the state is {x.dtype}: convert one of them, e.g. f.to({x.dtype})")
     if "setup_context" in str(error): return RuntimeError("sensitivity='adjoint' does not work under torch.func: use sensitivity='autograd'")
-    if "vmap" in str(error): return RuntimeError("adaptive steps depend on the values of the state, which vmap hides: use a fixed-step solver such as 'rk4', or solve the batch as one state")
+    if any(word in str(error) for word in ("vmap", "functorch", "torch.func")):
+        return RuntimeError("adaptive steps and implicit stages depend on the values of the state, which torch.func hides: use a fixed-step explicit solver such as 'rk4', or solve the batch as one state")
     return error
 
 # %% ../../nbs/07_odeint.ipynb #07810e3e
