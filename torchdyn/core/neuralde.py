@@ -68,7 +68,7 @@ class ODEProblem(nn.Module):
         solver: str | Stepper = "tsit5",
         order: int = 1,                      # of the differential equation
         atol: float = 1e-4, rtol: float = 1e-4,
-        sensitivity: str = "autograd",       # 'autograd' or 'adjoint'; may be changed at any time
+        sensitivity: str = "autograd",       # 'autograd', 'checkpointed' or 'adjoint'; may be changed at any time
         solver_adjoint: str | Stepper | None = None, atol_adjoint: float | None = None, rtol_adjoint: float | None = None,
         interpolator: str | None = None,
         optimizable_params: tuple = (),      # tensors the field uses that are not its parameters

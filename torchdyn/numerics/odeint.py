@@ -165,7 +165,7 @@ def odeint(
     atol: float | Tensor = 1e-4,      # absolute tolerance; a tensor sets it for each component
     rtol: float | Tensor = 1e-4,      # relative tolerance
     *,
-    sensitivity: str | Callable = "autograd",  # how gradients are found: 'autograd' or 'adjoint'
+    sensitivity: str | Callable = "autograd",  # how gradients are found: 'autograd', 'checkpointed' or 'adjoint'
     controller: str | Controller | None = None,  # of the step size: 'I', 'PI', 'PID' or an object
     args: Any = None,                 # handed to `f`; tensors in it get gradients
     save_at: Any = None,              # keep the states at these times instead of `t_span`

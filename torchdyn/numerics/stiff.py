@@ -160,12 +160,12 @@ class ImplicitRungeKutta(Stepper):
         coupled: bool = False,       # the samples of a batch interact
         jac: Callable | None = None, # `jac(t, x) -> [B, n, n]`; default by automatic differentiation
         newton_tol: float = 1e-10,   # relative size of the last update
-        max_iter: int = 12,
+        max_iter: int | None = None, # `None`: 12 where a failure is a smaller step, 60 for fixed steps
     ):
         super().__init__()
         self.tableau, self.order, self.adaptive = tableau, tableau.order, tableau.b_hat is not None
         self.error_order = min(tableau.order, tableau.error_order)
-        self.filtered, self.coupled, self.jac, self.newton_tol, self.max_iter = filtered, coupled, jac, newton_tol, max_iter
+        self.filtered, self.coupled, self.jac, self.newton_tol, self.max_iter = filtered, coupled, jac, newton_tol, max_iter or (12 if self.adaptive else 60)
         self.a, self.b, self.c = [list(map(float, row)) for row in tableau.a], list(map(float, tableau.b)), list(map(float, tableau.c))
         self.e = [v - float(w) for v, w in zip(self.b, tableau.b_hat)] if self.adaptive else None
         self.blocks, self.interpolant = _blocks_of(self.a), tableau.p
