@@ -238,7 +238,8 @@ def _retrace(f, problem, segments, gradient, tensors):
             x = start.detach().requires_grad_()
             memory = stepper.begin(f, t, x) if fresh else tree_map(_leaf, segments[k - 1][4])
             step = stepper(f, t, x, dt, memory)
-            outputs, cotangents = [step.x, *_tensors_in(step.memory)], [adjoint + gradient[inside] if beyond > inside else adjoint, *carried]
+            handed = _tensors_in(step.memory)
+            outputs, cotangents = [step.x, *handed], [adjoint + gradient[inside] if beyond > inside else adjoint, *(carried or [None] * len(handed))]
             if inside > i: outputs.append(interpolant(f, t, x, dt, step, p)(grid[i:inside])); cotangents.append(gradient[i:inside])
         inputs = [x, *([] if fresh else _tensors_in(memory))]
         outputs, cotangents = zip(*[(o, c) for o, c in zip(outputs, cotangents) if c is not None and o.requires_grad])
