@@ -269,7 +269,7 @@ def _explain(error, f, x):
     if parameter.device != x.device: return ValueError(f"the field lives on {parameter.device}, the state on {x.device}: move one of them with .to(device)")
     if parameter.dtype != x.dtype and "dtype" in str(error): return ValueError(f"the field has parameters of {parameter.dtype}, the state is {x.dtype}: convert one of them, e.g. f.to({x.dtype})")
     if "setup_context" in str(error): return RuntimeError("sensitivity='adjoint' does not work under torch.func: use sensitivity='autograd'")
-    if any(word in str(error) for word in ("vmap", "functorch", "torch.func")):
+    if any(word in str(error) for word in ("vmap", "functorch", "torch.func")) and "per_sample=True" not in str(error):   # unless it gives advice already
         return RuntimeError("adaptive steps and implicit stages depend on the values of the state, which torch.func hides: use a fixed-step explicit solver such as 'rk4', or solve the batch as one state")
     return error
 
