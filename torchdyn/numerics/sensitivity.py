@@ -132,14 +132,14 @@ class Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx, problem, backward, x, *tensors):
         states = integrate(problem._replace(f=_Forgetful(problem.f, tensors)), x.detach())
-        ctx.problem, ctx.integrator = problem, backward
+        ctx.problem, ctx.integrator, ctx.held = problem, backward, _held(problem.f)
         ctx.save_for_backward(states, *tensors)
         return states
 
     @staticmethod
     def backward(ctx, gradient):
         states, *tensors = ctx.saved_tensors
-        f = _with_tensors(ctx.problem.f, tensors)
+        f = _holding(ctx.problem.f, ctx.held)
         with torch.no_grad(): adjoint, gradients = _walk_back(f, ctx.problem, ctx.integrator, states, gradient, tensors)
         return None, None, *_once(states, adjoint, *gradients)
 
@@ -181,15 +181,15 @@ def _fill(times, states, gradient):
     return [t.reshape(-1, 1, *shape[1:]) for t in times], states, gradient
 
 # %% ../../nbs/06_sensitivity.ipynb #906658c8
-def _with_tensors(f, tensors):
-    module = f.f
-    if not isinstance(module, torch.nn.Module): return f
-    now = dict(module.named_parameters())
-    known = {id(v) for v in tensors}
-    if all(id(v) in known for v in now.values() if v.requires_grad): return f
-    saved = dict(zip((name for name, v in now.items() if v.requires_grad), tensors))
-    f = copy.copy(f)
-    f.f = lambda *inputs: torch.func.functional_call(module, saved, inputs)
+def _held(f):  # the parameters and buffers of the field's module, by name
+    return {**dict(f.f.named_parameters()), **dict(f.f.named_buffers())} if isinstance(f.f, torch.nn.Module) else {}
+
+
+def _holding(f, then):
+    now = _held(f)
+    if all(now[name] is v for name, v in then.items()): return f
+    module, f = f.f, copy.copy(f)
+    f.f = lambda *inputs: torch.func.functional_call(module, then, inputs)
     return f
 
 
@@ -211,16 +211,17 @@ class Checkpointed(torch.autograd.Function):
     def forward(ctx, problem, x, *tensors):
         segments = []
         states = integrate(problem._replace(f=_Forgetful(problem.f, tensors), observers=problem.observers + (segments.append,)), x.detach())
-        ctx.problem, ctx.segments = problem, [(s.t, s.x, s.dt, s.end, s.step.memory) for s in segments]
+        ctx.problem, ctx.held, ctx.segments = problem, _held(problem.f), [(s.t, s.x, s.dt, s.end, s.step.memory) for s in segments]
         ctx.save_for_backward(states, *tensors)
         return states
 
     @staticmethod
     def backward(ctx, gradient):
         states, *tensors = ctx.saved_tensors
-        before = ctx.problem.f.nfe
-        adjoint, gradients = _retrace(_with_tensors(ctx.problem.f, tensors), ctx.problem, ctx.segments, gradient, tensors)
-        ctx.problem.stats.nfe_backward += ctx.problem.f.nfe - before
+        f = _holding(ctx.problem.f, ctx.held)
+        before = f.nfe
+        adjoint, gradients = _retrace(f, ctx.problem, ctx.segments, gradient, tensors)
+        ctx.problem.stats.nfe_backward += f.nfe - before
         return None, *_once(states, adjoint, *gradients)
 
 # %% ../../nbs/06_sensitivity.ipynb #56b0ee91

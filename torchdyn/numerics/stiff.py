@@ -55,7 +55,7 @@ def time_derivative(
     f: Callable, t: float | Tensor, x: Tensor,
     keep: bool = False,  # keep the graph
 ) -> Tensor | None:      # the shape of the state; `None` if the field does not depend on time
-    "$\partial f/\partial t$, exactly."
+    r"$\partial f/\partial t$, exactly."
     with torch.enable_grad():
         t = torch.as_tensor(t, dtype=x.real.dtype, device=x.device).detach().requires_grad_()
         dx = f(t, x if keep else x.detach())
@@ -186,7 +186,7 @@ class ImplicitRungeKutta(Stepper):
         return Step(new, error, stages if self.c[0] == 0 or self.interpolant else None, stages[-1] if self.accurate else None, failed)
 
     def error(self, f, t, x, dt, J, stages, memory):
-        "The error estimate $h \sum_i (b_i - \hat b_i) k_i$, filtered if need be."
+        r"The error estimate $h \sum_i (b_i - \hat b_i) k_i$, filtered if need be."
         error = weighted_sum(stages, self.e) * dt
         return error if not self.filtered else self._operator(dt, self.a[-1][-1], J)(error)
 
