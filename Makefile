@@ -9,7 +9,7 @@ EXTRAS := all,dev,docs
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help cookbook test docs readme clean
+.PHONY: help cookbook test docs readme bench clean
 
 help:
 	@echo "make cookbook   train a neural ODE on real digits: the quickstart, executed, in runs/quickstart/"
@@ -17,6 +17,10 @@ help:
 	@echo "                  NB=nbs/02_steppers.ipynb   only this notebook"
 	@echo "                  FLAGS=slow                 also the cells marked '#| slow' (or 'slow cuda')"
 	@echo "make docs       render the site to _docs/, with README.md, and check its links"
+	@echo "make bench      time torchdyn and its peers side by side, for nbs/benchmarks; peers go into .bench/, once"
+	@echo "                  WORKLOADS='W1a W6a'        only these, printed and not kept"
+	@echo "                  REPEATS=5                  rounds of each (7 by default)"
+	@echo "                  AGAINST=../other           also the torchdyn of another working tree"
 	@echo "make readme     write README.md from nbs/index.ipynb"
 	@echo "make clean      remove what was made, the environment in .venv too"
 
@@ -33,8 +37,11 @@ docs: readme
 readme: $(READY)
 	@$(BIN)/python docs/readme.py
 
+bench: $(READY)
+	@$(BIN)/python nbs/benchmarks/bench.py $(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(AGAINST),--against $(AGAINST))
+
 clean:
-	rm -rf $(VENV) _docs _proc runs build dist *.egg-info
+	rm -rf $(VENV) .bench _docs _proc runs build dist *.egg-info
 
 # The stamp is newer than what it was installed from: a second call goes straight on.
 $(READY): setup.py settings.ini constraints.txt

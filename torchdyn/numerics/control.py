@@ -85,7 +85,6 @@ CONTROLLERS = {"I": IController, "PI": PIController, "PI34": _gains(7 / 10, -4 /
                "H312PID": _gains(1 / 18, 1 / 9, 1 / 18), "PID": _gains(1 / 18, 1 / 9, 1 / 18)}
 
 # %% ../../nbs/03_step_control.ipynb #96373044
-@torch.no_grad()
 def initial_step(
     f: Callable,     # the field, `f(t, x)`
     t: float | Tensor, x: Tensor,
@@ -95,11 +94,15 @@ def initial_step(
     direction: int | Tensor = 1,  # -1 when the solve runs backward in time
 ) -> Tensor:         # > 0, in double precision, shaped as the tolerance's norm; NaN if the state or its slope is not finite
     "A first step of about the right size. Source: Hairer, Nørsett, Wanner I, section II.4."
-    def size(v): return tolerance.ratio(v, x, x).double()
-    d0, d1 = size(x), size(slope)
-    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, .01 * d0 / d1)
-    trial = direction * h0
-    d2 = size(f(t + trial, torch.addcmul(x, slope, trial.to(x.real.dtype))) - slope) / h0
-    worst = torch.maximum(d1, d2)
-    h1 = torch.where(worst <= 1e-15, (1e-3 * h0).clamp_min(1e-6), (.01 / worst) ** (1 / (order + 1)))
-    return torch.minimum(100 * h0, h1)
+    mode = torch.is_grad_enabled()                                # the field runs as the caller has it; the step has no gradient
+    with torch.no_grad():
+        def size(v): return tolerance.ratio(v, x, x).double()
+        d0, d1 = size(x), size(slope)
+        h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, .01 * d0 / d1)
+        trial = direction * h0
+        guess = torch.addcmul(x, slope, trial.to(x.real.dtype))
+        with torch.set_grad_enabled(mode): ahead = f(t + trial, guess)
+        d2 = size(ahead.detach() - slope) / h0
+        worst = torch.maximum(d1, d2)
+        h1 = torch.where(worst <= 1e-15, (1e-3 * h0).clamp_min(1e-6), (.01 / worst) ** (1 / (order + 1)))
+        return torch.minimum(100 * h0, h1)

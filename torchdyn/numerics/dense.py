@@ -20,7 +20,7 @@ class Interpolant(NamedTuple):
     t: float       # start of the step
     dt: float      # its size, negative backward in time; a tensor `[B, 1, ...]` where samples have clocks of their own
     x: Tensor      # state at the start, `[*state]`
-    slopes: tuple  # S slopes of that shape
+    slopes: tuple | Tensor  # S slopes of that shape
     p: Tensor      # `[S, Q]`, b_i(theta) = sum_q p[i, q] theta^(q + 1)
 
     def __call__(self,
@@ -29,13 +29,15 @@ class Interpolant(NamedTuple):
         "The states at all `times`."
         return self.at((times - self.t) / self.dt)
 
+    def stacked(self): return self.slopes if isinstance(self.slopes, Tensor) else torch.stack(self.slopes)
+
     def weights(self, theta): return theta[:, None] ** torch.arange(1, self.p.shape[1] + 1, device=theta.device) @ self.p.T  # `[T, S]`
 
     def at(self,
         theta: Tensor,  # `[T]`, from 0 at the start to 1 at the end
     ) -> Tensor:        # `[T, *state]`
         "The states at all fractions `theta` of the step, in one product."
-        slopes = torch.stack(self.slopes).reshape(len(self.slopes), -1)
+        slopes = self.stacked().reshape(len(self.slopes), -1)
         if isinstance(self.dt, Tensor):
             mean = (self.weights(theta).to(self.x.dtype) @ slopes).reshape(-1, *self.x.shape)
             return self.x + self.dt.to(self.x.real.dtype) * mean
@@ -51,6 +53,11 @@ class Interpolant(NamedTuple):
         weights = self.weights((times - t.flatten()) / dt.flatten()).to(x.dtype)
         mean = torch.einsum("ks,skn->kn", weights, torch.stack([k[samples] for k in self.slopes]).reshape(len(self.slopes), len(x), -1))
         return x + dt.to(x.real.dtype).reshape(shape) * mean.reshape(x.shape)
+
+    def collapse(self):
+        "The same polynomial by its Q coefficients instead of S slopes: less to keep."
+        slopes, p = self.stacked(), self.p.T.to(self.x.dtype)
+        return self._replace(slopes=(p @ slopes.reshape(len(slopes), -1)).reshape(len(p), *self.x.shape), p=torch.eye(len(p), dtype=torch.float64, device=self.x.device))
 
 # %% ../../nbs/04_dense_output.ipynb #5a2155e6
 HERMITE = ((1, -2, 1), (0, -1, 1), (0, 3, -2))  # rows for f0, f1, (x1 - x0) / h
@@ -82,7 +89,7 @@ def interpolant(
     end = step.memory if isinstance(step.memory, Tensor) else f(t + dt, step.x)
     start = step.stages[0] if step.stages else f(t, x)
     small = dt.to(x.real.dtype) if isinstance(dt, Tensor) else dt
-    mean = (step.x - x) / small if not isinstance(dt, Tensor) else torch.where(small == 0, start, (step.x - x) / small)
+    mean = (step.x - x) / small if not isinstance(dt, Tensor) else torch.where(small == 0, start, (step.x - x) / torch.where(small == 0, 1, small))
     return Interpolant(t, dt, x, (start, end, mean), torch.tensor(HERMITE, dtype=torch.float64, device=x.device))
 
 # %% ../../nbs/04_dense_output.ipynb #0dd1688e

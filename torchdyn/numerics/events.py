@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .dense import basis, interpolant
-from .integrate import Segment, integrate
+from .integrate import Segment
 from .odeint import as_stepper, lookup, odeint
-from .sensitivity import SENSITIVITIES
+from .sensitivity import SENSITIVITIES, autograd
 from .states import Solution, SolverError, Status, as_time, axpy, call_form, ravel_state
 from .steppers import Stepper
 
@@ -101,7 +101,7 @@ def _floats(v): return np.array(v.detach().double().tolist())
 class _Conditions:
     "All conditions as one function of time and state: `[C, K]` numbers."
     def __init__(self, events, field, clocks, t, x, many=False):
-        self.maps, self.clocks = [_on_state(e.condition, field) for e in events], clocks
+        self.maps, self.clocks = [field.lift(e.condition) for e in events], clocks
         with torch.no_grad(): values = [torch.as_tensor(m(t, x)) for m in self.maps]
         for v in values: _check_condition(v, clocks, many)
         self.event = np.array([i for i, v in enumerate(values) for _ in range(v.numel() // clocks.count)])   # `[K]`: whose it is
@@ -112,15 +112,6 @@ class _Conditions:
         return values[0] if len(values) == 1 else torch.cat(values, 1)
 
 # %% ../../nbs/08_events.ipynb #c9fb2ab6
-def _on_state(m, field):
-    "A condition or a jump as a function of `(t, x)`, on the state as its author knows it."
-    timed, takes_args = call_form(m)
-    def call(t, x):
-        state = x if field.layout is None else field.layout.unravel(x)
-        return m(*(as_time(t, x), state) if timed else (state,), *field.args if takes_args else ())
-    return call
-
-
 def _number(e, x):  # a bool is 1 before the event and -1 after
     if not isinstance(e, Tensor): e = torch.as_tensor(e, device=x.device)
     return 1. - 2. * e if e.dtype == torch.bool else e
@@ -269,7 +260,7 @@ class _Hybrid:
         while walk.live.any(): _to_next_event(walk, tensors, backward)
         self.forward, self.limit = walk.forward, np.where(walk.over, walk.t + walk.forward * walk.margin, walk.forward * np.inf)   # `[C]`: nothing is known beyond
         _note_end(problem.stats, walk, Status.MAX_STEPS if self.trouble else Status.EVENT)
-        return walk.states()
+        return walk.states(), *walk.integrals
 
 # %% ../../nbs/08_events.ipynb #bc7b329f
 class _Walk:
@@ -281,8 +272,9 @@ class _Walk:
         self.t, self.last = self.grid[0], _to_the_end(self.grid)[-1]
         self.forward, self.live = np.where(self.last < self.t, -1., 1.), self.last != self.t
         self.conditions = _Conditions(engine.events, problem.f, clocks, clocks.show(self.t), x, engine.many)
-        self.jumps = [e.jump and _on_state(e.jump, problem.f) for e in engine.events]
+        self.jumps = [e.jump and problem.f.lift(e.jump) for e in engine.events]
         self.sides = self.residual = np.zeros((clocks.count, len(self.conditions.event)))
+        self.integrals = [0.] * len(problem.integrands)
         self.margin, self.count, self.t_failed, self.found = np.zeros(clocks.count), np.zeros(clocks.count, int), np.full(clocks.count, np.nan), []
         self.over, self.failed = np.zeros((2, clocks.count), bool)
         self.keep(np.zeros(clocks.count, int), np.arange(clocks.count), clocks.spread(x, np.arange(clocks.count)))
@@ -320,14 +312,15 @@ def _stretch(walk, watch, ahead, tensors, backward):
     differentiable = torch.is_grad_enabled() and (x.requires_grad or len(tensors) > 0 or problem.f(clocks.show(t), x).requires_grad)
     line, place = _line_up(walk, np.vstack([t, ahead]))
     if not differentiable and not clocks.per_sample:
-        states = integrate(problem._replace(times=line, integrator=watch), x)
+        states, *parts = autograd(problem._replace(times=line, integrator=watch), x, (), None)
         inside, at_event = ~(walk.forward * (ahead - watch.t) >= 0), x if watch.x is None else watch.x
     else:
         inside, moved = _search(walk, watch, line, ahead, differentiable), (watch.k >= 0) & (watch.t != t)
         line, place = _line_up(walk, np.vstack([t, np.where(inside, ahead, np.nan), np.where(moved, watch.t, np.nan)]))
-        states = walk.engine.inner(problem._replace(times=line), x, tensors, backward) if len(line) > 1 else x.unsqueeze(0)
+        states, *parts = (walk.engine.inner if len(line) > 1 else autograd)(problem._replace(times=line), x, tensors, backward)
         at_event = clocks.take(states, np.minimum(place[-1], len(states) - 1), np.arange(clocks.count)).reshape(x.shape)
         at_event = torch.where(clocks.show(moved, torch.bool), at_event, x)
+    walk.integrals = [v + part for v, part in zip(walk.integrals, parts)]
     rows, samples = np.nonzero(inside & np.isfinite(ahead))
     return rows, samples, clocks.take(states, place[1 + rows, samples], samples), at_event
 
@@ -384,7 +377,15 @@ def _through(walk, watch, x):
     event, after = np.where(hit, walk.conditions.event[watch.k], -1), before
     for i, jump in enumerate(walk.jumps):
         if jump and (event == i).any(): after = torch.where(clocks.show(event == i, torch.bool), _jumped(jump, now, before, f), after)
+    walk.integrals = [v + _at_the_edge(g, now, before, after, ours, clocks) for g, v in zip(walk.problem.integrands, walk.integrals)]
     return _Happening(hit, event, now, before, after), _flow(f, now, after, now.detach() - now)
+
+
+def _at_the_edge(g, t, before, after, ours, clocks):
+    "What an integral gains and loses when the event moves: nothing in value, everything in the gradient."
+    change = g(t, before) - g(t, after)
+    shift = (t - t.detach()).to(change.dtype)
+    return change * (torch.where(ours, shift.flatten(), 0).reshape(-1, *[1] * (change.dim() - 1)) if clocks.per_sample else shift)
 
 
 def _jumped(jump, t, x, field):

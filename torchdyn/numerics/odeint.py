@@ -14,11 +14,12 @@ from typing import Any, Callable
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .control import CONTROLLERS, Controller, PIController, Tolerance
 from .dense import DenseSolution, basis, interpolant
 from .integrate import Integrator, Problem
-from .sensitivity import SENSITIVITIES, Pair, solve
+from .sensitivity import SENSITIVITIES, parameters_of, solve
 from .states import Solution, SolverError, Stats, Status, VectorField, as_time, axpy, ravel_state, rms_norm, sample_norm
 from .steppers import STEPPERS, RungeKutta, Step, Stepper, weighted_sum
 
@@ -165,7 +166,9 @@ def odeint(
     atol: float | Tensor = 1e-4,      # absolute tolerance; a tensor sets it for each component
     rtol: float | Tensor = 1e-4,      # relative tolerance
     *,
-    sensitivity: str | Callable = "autograd",  # how gradients are found: 'autograd', 'checkpointed' or 'adjoint'
+    sensitivity: str | Callable = "autograd",  # how gradients are found: 'autograd', 'checkpointed', 'reversible', 'interpolated_adjoint' or 'adjoint'
+    checkpoints: int | None = None,   # the states that 'checkpointed' and 'interpolated_adjoint' may keep at once; default one a step
+    integral_loss: Any = None,        # `g(t, x)`, or a nest of such: their integrals along the solution, one value a sample, come as `solution.integral_loss`
     controller: str | Controller | None = None,  # of the step size: 'I', 'PI', 'PID' or an object
     args: Any = None,                 # handed to `f`; tensors in it get gradients
     save_at: Any = None,              # keep the states at these times instead of `t_span`
@@ -185,16 +188,16 @@ def odeint(
     progress: bool = False,           # show a bar in units of time
 ) -> Solution:                        # unpacks as `(t_eval [T], x [T, *state])`
     "Solves $\\dot x = f(t, x)$ from `x` at `t_span[0]` and gives the states at all times of `t_span`."
-    x, layout = ravel_state(x, int(per_sample))
+    start, (x, layout) = x, ravel_state(x, int(per_sample))
     _check_state(x, per_sample)
-    field, t_span, stats = VectorField(f, args, layout), as_span(t_span, samples=len(x) if per_sample else None), Stats()
+    field, t_span, stats = VectorField(f, args, layout, control=start), as_span(t_span, samples=len(x) if per_sample else None), Stats()
     tolerance = Tolerance(_as_tolerance("atol", atol, x, layout), _as_tolerance("rtol", rtol, x, layout), _as_norm(norm, layout, per_sample))
     integrator = make_integrator(solver, tolerance, controller, dt, first_step, min_step, max_step, max_steps, interpolator, t_stops, per_sample)
     if integrator.controller is not None: _check_precision(x, atol, rtol)
     if integrator.controller is None and (atol, rtol) != (1e-4, 1e-4): warnings.warn(f"{type(integrator.stepper).__name__} takes fixed steps: atol and rtol have no effect", stacklevel=2)
     backward = _backward(integrator, x, solver_adjoint, atol_adjoint, rtol_adjoint)
-    sensitivity = lookup("sensitivity", SENSITIVITIES, sensitivity)
-    if not callable(sensitivity): raise TypeError(f"a sensitivity is one of {', '.join(sorted(SENSITIVITIES))} or a function; got {type(sensitivity).__name__}")
+    sensitivity = _as_sensitivity(sensitivity, checkpoints)
+    integrands, fold_integrals = tree_flatten(integral_loss) if integral_loss is not None else ([], None)
     if per_sample and (dense or save_at is not None): raise ValueError("dense and save_at need one clock: without per_sample=True, or ask for the times in t_span [B, T]")
     t_eval, visited, picked = t_span, t_span, None
     if save_at is not None: t_eval, (visited, picked) = save_at, _merge(t_span, save_at := as_span(save_at, "save_at"), integrator.controller is not None)
@@ -206,14 +209,15 @@ def odeint(
     if per_sample: times = visited.detach()
     else: times = list(visited.unbind()) if torch.compiler.is_compiling() else visited.tolist()
     with _bar(progress, times, observers):
-        try: states = solve(Problem(field, times, integrator, stats, tuple(observers)), x, visited, sensitivity, backward, tuple(optimizable_params))
+        problem = Problem(field, times, integrator, stats, tuple(observers), tuple(map(field.lift, integrands)))
+        try: states, *integrals = solve(problem, x, visited, sensitivity, backward, (*optimizable_params, *(v for g in integrands for v in parameters_of(g))))
         except RuntimeError as e: raise _explain(e, f, x) from e
     stats.nfe, stats.jacobians = field.nfe - stats.nfe_backward, field.jacobians
     _check_outcome(x, states, times, stats, throw)
     if picked is not None: states = states[picked]
     fold = (lambda v: v) if layout is None else layout.unravel
     whole = DenseSolution(pieces) if pieces else None
-    solution = Solution(t_eval if isinstance(t_eval, Tensor) else torch.as_tensor(t_eval, dtype=torch.float64), fold(states), stats, whole and (lambda t: fold(whole(t))))
+    solution = Solution(t_eval if isinstance(t_eval, Tensor) else torch.as_tensor(t_eval, dtype=torch.float64), fold(states), stats, whole and (lambda t: fold(whole(t))), tree_unflatten(integrals, fold_integrals) if integrands else None)
     for name, total in sums.items(): setattr(solution, name, total.value)
     return solution
 
@@ -231,18 +235,24 @@ def _as_norm(norm, layout, per_sample):
 
 
 def _backward(integrator, x, solver, atol, rtol):
-    "The integrator of state and adjoint: the forward one unless told otherwise; both parts must meet the tolerance."
+    "The integrator of the backward solve: the forward one unless told otherwise."
     t = integrator.tolerance
     atol, rtol = (v if v is None else _as_tolerance(name, v, x, None) for name, v in (("atol_adjoint", atol), ("rtol_adjoint", rtol)))
-    pair = Pair(x.shape, integrator.per_sample)
-    norm = lambda z: functools.reduce(torch.maximum, map(t.norm, pair.split(z)))
-    tolerance = Tolerance(*(pair.join(*[v.expand(x.shape)] * 2) if isinstance(v, Tensor) else v for v in (t.atol if atol is None else atol, t.rtol if rtol is None else rtol)),
-                          (lambda z: norm(z).unsqueeze(1)) if integrator.per_sample else norm)
+    tolerance = t._replace(atol=t.atol if atol is None else atol, rtol=t.rtol if rtol is None else rtol)
     if solver is None: return dataclasses.replace(integrator, tolerance=tolerance, first_step=None)
     stepper = as_stepper(solver)
     if stepper.trainable: raise ValueError("solver_adjoint cannot be trained: the adjoint is the gradient of the continuous solution, which does not depend on the stepper")
     controller = (integrator.controller or _default_controller) if stepper.adaptive else None
     return dataclasses.replace(integrator, stepper=stepper, controller=controller, tolerance=tolerance, first_step=None)
+
+
+def _as_sensitivity(sensitivity, checkpoints):
+    chosen = lookup("sensitivity", SENSITIVITIES, sensitivity)
+    if not callable(chosen): raise TypeError(f"a sensitivity is one of {', '.join(sorted(SENSITIVITIES))} or a function; got {type(chosen).__name__}")
+    if checkpoints is None: return chosen
+    if not isinstance(checkpoints, int) or checkpoints < 1: raise ValueError(f"checkpoints is a number of states, 1 or more; got {checkpoints!r}")
+    if chosen not in (SENSITIVITIES["checkpointed"], SENSITIVITIES["interpolated_adjoint"]): raise ValueError(f"checkpoints bounds the states that 'checkpointed' and 'interpolated_adjoint' keep; sensitivity={sensitivity!r} keeps none of its own")
+    return functools.partial(chosen, checkpoints=checkpoints)
 
 # %% ../../nbs/07_odeint.ipynb #529634fd
 def _keep(pieces, field, integrator, x):

@@ -99,14 +99,14 @@ class Rodas4(Stepper):
         slope = f(t, x) if memory is None else memory
         keep = torch.is_grad_enabled() and slope.requires_grad       # something is being differentiated
         J = jacobian(f, t, x, self.coupled, keep)
-        solve, tdot = _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) / (_blocks(dt) * self.gamma) - J), time_derivative(f, t, x, keep)
-        u = []
+        solve, tdot = _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) / self.gamma - _blocks(dt) * J), time_derivative(f, t, x, keep)
+        k = []                                      # k = u / dt: nothing is divided by a step, which is 0 for a sample that has arrived
         for node, row, coupling, d in zip(self.c, self.a, self.s, self.d):
-            right = f(t + node * dt, x + weighted_sum(u, row)) if u else slope
-            if u: right = right + weighted_sum(u, coupling) / dt
+            right = f(t + node * dt, x + dt * weighted_sum(k, row)) if k else slope
+            if k: right = right + weighted_sum(k, coupling)
             if tdot is not None and d: right = right + dt * d * tdot
-            u.append(solve(right))
-        return Step(x + weighted_sum(u, self.m), u[-1].detach(), [v / dt for v in u])
+            k.append(solve(right))
+        return Step(x + dt * weighted_sum(k, self.m), (dt * k[-1]).detach(), k)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #cc13d691
 class Rosenbrock23(Stepper):
