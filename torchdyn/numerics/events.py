@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_map
 
 from .dense import basis, interpolant
 from .integrate import Segment
-from .odeint import as_stepper, lookup, odeint
-from .sensitivity import SENSITIVITIES, autograd
+from .odeint import as_sensitivity, as_stepper, odeint
+from .sensitivity import autograd
 from .states import Solution, SolverError, Status, as_time, axpy, call_form, ravel_state
 from .steppers import Stepper
 
@@ -250,7 +250,7 @@ def _meet(f, e, t, x, radius):
 class _Hybrid:
     "A sensitivity made of another one, applied from event to event; and what happened on the way."
     def __init__(self, events, sensitivity, tol, max_events, j_span=None, many=False):
-        self.events, self.inner, self.tol, self.many = events, lookup("sensitivity", SENSITIVITIES, sensitivity), tol, many
+        self.events, self.inner, self.tol, self.many = events, sensitivity, tol, many
         self.max_events, self.j_span = max_events, math.inf if j_span is None else j_span
         self.happened, self.ends, self.closest, self.trouble = [], [], (math.inf, math.nan), ""
 
@@ -360,6 +360,7 @@ class _Happening(NamedTuple):
     "What happened, and on which clocks."
     hit: np.ndarray    # `[C]`, bool
     event: np.ndarray  # `[C]`, which
+    ends: np.ndarray   # `[C]`, bool: the solve stops there
     t: Tensor          # a number, or `[B, 1, ...]`
     before: Tensor
     after: Tensor
@@ -377,15 +378,18 @@ def _through(walk, watch, x):
     event, after = np.where(hit, walk.conditions.event[watch.k], -1), before
     for i, jump in enumerate(walk.jumps):
         if jump and (event == i).any(): after = torch.where(clocks.show(event == i, torch.bool), _jumped(jump, now, before, f), after)
-    walk.integrals = [v + _at_the_edge(g, now, before, after, ours, clocks) for g, v in zip(walk.problem.integrands, walk.integrals)]
-    return _Happening(hit, event, now, before, after), _flow(f, now, after, now.detach() - now)
+    ends = hit & (np.array([e.ends for e in walk.engine.events])[event] | (walk.count + 1 >= walk.engine.j_span))
+    happening = _Happening(hit, event, ends, now, before, after)
+    walk.integrals = [v + _at_the_edge(g, happening, clocks) for g, v in zip(walk.problem.integrands, walk.integrals)]
+    return happening, _flow(f, now, after, now.detach() - now)
 
 
-def _at_the_edge(g, t, before, after, ours, clocks):
-    "What an integral gains and loses when the event moves: nothing in value, everything in the gradient."
-    change = g(t, before) - g(t, after)
-    shift = (t - t.detach()).to(change.dtype)
-    return change * (torch.where(ours, shift.flatten(), 0).reshape(-1, *[1] * (change.dim() - 1)) if clocks.per_sample else shift)
+def _at_the_edge(g, h, clocks):
+    "What an integral gains before the event and loses after it when the event moves: nothing in value, everything in the gradient."
+    gained, lost = g(h.t, h.before), g(h.t, h.after)
+    shape = (-1, *[1] * (gained.dim() - 1)) if clocks.per_sample else ()
+    hit, goes_on = (torch.as_tensor(v, device=gained.device).reshape(shape) for v in (h.hit, h.hit & ~h.ends))
+    return (torch.where(hit, gained, 0) - torch.where(goes_on, lost, 0)) * (h.t - h.t.detach()).to(gained.dtype).reshape(shape)
 
 
 def _jumped(jump, t, x, field):
@@ -426,11 +430,10 @@ def _restart(walk, watch, happening, x, end, margin):
     e = abs(_floats(walk.conditions(happening.t, happening.before)))
     walk.residual = np.where((np.arange(e.shape[1]) == watch.k[:, None]) & hit[:, None], e, np.nan)
     walk.sides, walk.t, walk.x, walk.margin = watch.sides, end, x, margin
-    ends = hit & (np.array([event.ends for event in engine.events])[happening.event] | (walk.count >= engine.j_span))
-    live = hit & ~ends & (walk.forward * (walk.last - end) > margin)
+    live = hit & ~happening.ends & (walk.forward * (walk.last - end) > margin)
     stuck = live & (again | (walk.count > engine.max_events))
     if stuck.any(): engine.trouble = _zeno(walk, happening, int(stuck.argmax()), bool(again.any()))
-    walk.over, walk.live, walk.integrator = walk.over | ends | stuck, live & ~stuck, walk.problem.integrator
+    walk.over, walk.live, walk.integrator = walk.over | happening.ends | stuck, live & ~stuck, walk.problem.integrator
     if walk.integrator.controller is not None and not walk.clocks.per_sample and not walk.jumps[happening.event[0]]: walk.integrator = dataclasses.replace(walk.integrator, first_step=watch.next_dt)
 
 
@@ -449,7 +452,7 @@ class HybridSolution(Solution):
 
     def __repr__(self): return f"Hybrid{super().__repr__()[:-1]}, {len(self.event_t)} events)"
 
-    def __reduce__(self): return HybridSolution, (Solution(self.t_eval, self.x, self.stats), self.x, self.event_t, self.event_index, self.event_x)
+    def __reduce__(self): return HybridSolution, (Solution(self.t_eval, self.x, self.stats, integral_loss=self.integral_loss), self.x, self.event_t, self.event_index, self.event_x)
 
 # %% ../../nbs/08_events.ipynb #19ad5a9d
 def _assemble(engine, solution, layout, x, per_sample):
@@ -489,7 +492,8 @@ def _solve(f, x, t_span, solver, atol, rtol, events, sensitivity, event_tol, max
         if not isinstance(event, Event): raise TypeError(f"events are a list of Event(condition, ...); number {i} is a {type(event).__name__}")
         if event.direction not in (-1, 0, 1): raise ValueError(f"direction is 1, -1 or 0; event {i} has {event.direction}")
     if not 0 < event_tol < 1: raise ValueError(f"event_tol is a fraction of a step, between 0 and 1; got {event_tol}")
-    per_sample, engine = bool(options.get("per_sample")), _Hybrid(events, sensitivity, event_tol, max_events, j_span, many)
+    sensitivity, per_sample = as_sensitivity(sensitivity, options.pop("checkpoints", None)), bool(options.get("per_sample"))
+    engine = _Hybrid(events, sensitivity, event_tol, max_events, j_span, many)
     solution = odeint(f, x, t_span, solver, atol, rtol, sensitivity=engine, throw=False, **options)
     failed = torch.as_tensor(solution.status)
     failed = torch.where(failed == Status.EVENT, 0, failed)
@@ -585,4 +589,4 @@ def _with_callbacks(f, x, t_span, callbacks, events, how, options):
     t = torch.cat([solution.t_eval[reached], solution.event_t.repeat_interleave(2)])
     order = (t.detach() * float(engine.forward[0])).argsort(stable=True)
     states = tree_map(lambda v, e: torch.cat([v[reached], e.flatten(0, 1)])[order], solution.x, solution.event_x)
-    return HybridSolution(Solution(t[order], states, solution.stats, solution.dense), states, solution.event_t, solution.event_index, solution.event_x)
+    return HybridSolution(Solution(t[order], states, solution.stats, solution.dense, solution.integral_loss), states, solution.event_t, solution.event_index, solution.event_x)
