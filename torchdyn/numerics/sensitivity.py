@@ -523,24 +523,34 @@ class Continuous(torch.autograd.Function):
 class TimeGradient(torch.autograd.Function):
     r"The identity on states `[T, *state]` at times `[T]` (or `[T, B]`, one for each sample), with $\partial x/\partial t = \pm f(t, x)$."
     @staticmethod
-    def forward(ctx, f, sign, t, states):
+    def forward(ctx, f, sign, t, states, *tensors):
         states = states.view_as(states)
         ctx.setting, ctx.sign = _Setting(f, states), sign
-        ctx.save_for_backward(t, states)
+        ctx.save_for_backward(t, states, *tensors)
         return states
 
     @staticmethod
     def backward(ctx, gradient):
-        t, states = ctx.saved_tensors
+        t, states, *tensors = ctx.saved_tensors
         wanted = t.isfinite()
         if t.dim() > 1: gradient = torch.where(wanted.reshape(*t.shape, *[1] * (states.dim() - 2)), gradient, 0)
-        with ctx.setting.again() as f, torch.enable_grad(): slopes = torch.stack([_slope(f, s, x) for s, x in zip(t.nan_to_num(), states if wanted.all() else states.nan_to_num())])
-        if not torch.is_grad_enabled(): slopes = slopes.detach()
+        def along(states): return torch.stack([_slope(f, s, x) for s, x in zip(t.nan_to_num(), states if wanted.all() else states.nan_to_num())])
+        with ctx.setting.again() as f:
+            with torch.enable_grad(): slopes = along(states)
+            if not torch.is_grad_enabled(): slopes = slopes.detach()
+            moved, *more = _moved(ctx.sign, t, slopes, along, gradient, states, tensors)
         speed = ctx.sign * (gradient.conj() * slopes).real.reshape(*t.shape, -1).sum(-1)
-        if torch.is_grad_enabled() and slopes.requires_grad:     # differentiated again: how the gradient of the state moves with the time
-            moved = torch.autograd.grad(slopes, states, gradient, create_graph=True, allow_unused=True)[0]
-            if moved is not None: gradient = gradient + ctx.sign * (t - t.detach()).reshape(*t.shape, *[1] * (states.dim() - t.dim())).to(states.real.dtype) * moved
-        return None, None, speed.to(t), gradient
+        return None, None, speed.to(t), gradient if moved is None else gradient + moved, *more
+
+
+def _moved(sign, t, value, along, gradient, states, tensors):
+    "How the gradients of `states` and `tensors` move with the time, for those who differentiate again: zeros that know their derivative."
+    if not (torch.is_grad_enabled() and value.requires_grad): return [None] * (1 + len(tensors))
+    cotangent = gradient * sign * (t - t.detach()).reshape(*t.shape, *[1] * (value.dim() - t.dim())).to(value.real.dtype)
+    moved = torch.autograd.grad(value, states, cotangent, create_graph=True, allow_unused=True)[0] if states.requires_grad else None
+    value = along(leaf := states.detach().requires_grad_())        # which does not depend on the tensors
+    _check_strangers(value, (leaf, *tensors))
+    return [moved] if not tensors else [moved, *torch.autograd.grad(value, tensors, cotangent, create_graph=True, allow_unused=True)]
 
 
 def _slope(f, t, x): return f(t.reshape(-1, *[1] * (x.dim() - 1)) if t.dim() else t, x)
@@ -549,21 +559,18 @@ def _slope(f, t, x): return f(t.reshape(-1, *[1] * (x.dim() - 1)) if t.dim() els
 class EndGradient(torch.autograd.Function):
     r"The identity on an integral that ends (`sign` 1) or begins (-1) at time `t` and state `x`, with $\partial J/\partial t = \pm g(t, x)$."
     @staticmethod
-    def forward(ctx, g, sign, t, x, value):
+    def forward(ctx, g, sign, t, x, value, *tensors):
         ctx.g, ctx.sign = g, sign
-        ctx.save_for_backward(t, x)
+        ctx.save_for_backward(t, x, *tensors)
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx, gradient):
-        t, x = ctx.saved_tensors
+        t, x, *tensors = ctx.saved_tensors
         with torch.enable_grad(): value = _slope(ctx.g, t, x)
         if not torch.is_grad_enabled(): value = value.detach()
-        moved, speed = None, ctx.sign * (gradient * value).reshape(*t.shape, -1).sum(-1)
-        if torch.is_grad_enabled() and value.requires_grad and x.requires_grad:
-            moved, = torch.autograd.grad(value, x, gradient, create_graph=True, allow_unused=True)
-            if moved is not None: moved = ctx.sign * (t - t.detach()).reshape(*t.shape, *[1] * (x.dim() - t.dim())).to(x.real.dtype) * moved
-        return None, None, speed.to(t), moved, gradient
+        moved, *more = _moved(ctx.sign, t, value, lambda x: _slope(ctx.g, t, x), gradient, x, tensors)
+        return None, None, (ctx.sign * (gradient * value).reshape(*t.shape, -1).sum(-1)).to(t), moved, gradient, *more
 
 # %% ../../nbs/06_sensitivity.ipynb #ff9c4268
 def autograd(
@@ -624,14 +631,14 @@ def solve(
     extra: tuple = (),               # further tensors the field depends on
 ) -> tuple:                          # states `[T, *state]`, then the integrals
     "States at all times and integrals, differentiable with respect to the initial state, the field's tensors and the times."
-    start, timed = x, t_span.requires_grad and torch.is_grad_enabled()
-    if timed: x = TimeGradient.apply(problem.f, -1, t_span[:1], x.unsqueeze(0))[0]
-    states, *integrals = sensitivity(problem, x, differentiable_tensors(problem.f, extra), backward or problem.integrator)
+    start, timed, tensors = x, t_span.requires_grad and torch.is_grad_enabled(), differentiable_tensors(problem.f, extra)
+    if timed: x = TimeGradient.apply(problem.f, -1, t_span[:1], x.unsqueeze(0), *tensors)[0]
+    states, *integrals = sensitivity(problem, x, tensors, backward or problem.integrator)
     if not timed: return states, *integrals
     if integrals:
         last, end = (t_span[-1], states[-1]) if t_span.dim() == 1 else _lasts(t_span, states)
-        integrals = [EndGradient.apply(g, 1, last, end, EndGradient.apply(g, -1, t_span[0], start, v)) for g, v in zip(problem.integrands, integrals)]
-    return TimeGradient.apply(problem.f, 1, t_span, states), *integrals
+        integrals = [EndGradient.apply(g, 1, last, end, EndGradient.apply(g, -1, t_span[0], start, v, *tensors), *tensors) for g, v in zip(problem.integrands, integrals)]
+    return TimeGradient.apply(problem.f, 1, t_span, states, *tensors), *integrals
 
 
 def _lasts(t, states):  # the last time that each sample asks for, and the state there
