@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..numerics.odeint import as_stepper, lookup, odeint
 from ..numerics.sensitivity import SENSITIVITIES
@@ -59,20 +59,28 @@ class DEFunc(nn.Module):
         super()._load_from_state_dict(state, prefix, *rest)
 
 # %% ../../nbs/20_neural_ode.ipynb #68048012
-_OPTIONS = set(inspect.signature(odeint).parameters) - set("f x t_span args save_at solver atol rtol sensitivity interpolator solver_adjoint atol_adjoint rtol_adjoint optimizable_params".split())
+_OPTIONS = set(inspect.signature(odeint).parameters) - set("f x t_span args save_at solver atol rtol sensitivity checkpoints integral_loss interpolator solver_adjoint atol_adjoint rtol_adjoint optimizable_params".split())
+
+def _made_of(g, f):  # whether `f` has all tensors of `g`
+    tensors = {*g.parameters(), *g.buffers()}
+    return bool(tensors) and tensors <= {*f.parameters(), *f.buffers()}
+
 
 class ODEProblem(nn.Module):
     "A vector field and how to solve it. `problem(x, t_span)` is a `Solution`, which unpacks as `(t_eval, x)`."
     def __init__(self,
         vector_field: nn.Module | Callable,  # `f(x)` or `f(t, x)`, either with a last `args`
-        solver: str | Stepper = "tsit5",
+        solver: str | Stepper = "tsit5",     # a name, a stepper or a class of steppers
         order: int = 1,                      # of the differential equation
         atol: float = 1e-4, rtol: float = 1e-4,
-        sensitivity: str = "autograd",       # 'autograd', 'checkpointed' or 'adjoint'; may be changed at any time
-        solver_adjoint: str | Stepper | None = None, atol_adjoint: float | None = None, rtol_adjoint: float | None = None,
-        interpolator: str | None = None,
+        sensitivity: str = "autograd",       # how gradients are found: 'autograd', 'checkpointed', 'reversible', 'interpolated_adjoint' or 'adjoint'; may be changed at any time
+        solver_adjoint: str | Stepper | None = None,  # of the backward solve, where there is one; default as forward
+        atol_adjoint: float | None = None, rtol_adjoint: float | None = None,
+        interpolator: str | None = None,     # between steps: the stepper's own polynomial, or 'hermite'
+        integral_loss: Any = None,           # `g(x)` or `g(t, x)`, a function or a module, or a nest (dict, list, tuple) of them; their integrals, one value a sample, are `solution.integral_loss`
         optimizable_params: tuple = (),      # tensors the field uses that are not its parameters
-        **options,                           # further options of `odeint`: dt, controller, max_steps, throw, ...
+        checkpoints: int | None = None,      # the states that 'checkpointed' and 'interpolated_adjoint' may keep at once; default one a step
+        **options,                           # of `odeint`: controller, dt, first_step, min_step, max_step, max_steps, norm, per_sample, t_stops, regularise, dense, throw, progress
     ):
         super().__init__()
         if order < 1: raise ValueError(f"order must be 1 or more; got {order}")
@@ -80,20 +88,24 @@ class ODEProblem(nn.Module):
         self.vf = DEFunc(vector_field, order)
         self.solver, self.sensitivity, self.order, self.atol, self.rtol = as_stepper(solver), sensitivity, order, atol, rtol
         self.solver_adjoint, self.atol_adjoint, self.rtol_adjoint = solver_adjoint, atol_adjoint, rtol_adjoint
-        self.interpolator, self.optimizable_params, self.options = interpolator, tuple(optimizable_params), options
+        self.interpolator, self.optimizable_params, self.checkpoints, self.options = interpolator, tuple(optimizable_params), checkpoints, options
+        object.__setattr__(self, "integral_loss", integral_loss)   # the modules in it are registered as `integrands`, unless they are made of the field
+        own = [g for g in tree_leaves(integral_loss) if isinstance(g, nn.Module) and not _made_of(g, self.vf)]
+        if own: self.integrands = nn.ModuleList(own)
         if unknown := set(options) - _OPTIONS: raise TypeError(f"unknown option {', '.join(sorted(unknown))}; further options are {', '.join(sorted(_OPTIONS))}")
 
     def odeint(self,
         x: Any,                # initial state
-        t_span: Any,           # times `[T]`
+        t_span: Any,           # times `[T]`; with `per_sample=True` also `[B, T]`
         save_at: Any = None,   # keep the states at these times instead
         args: Any = None,      # handed to the field
     ) -> Solution:
         "Solves with the remembered options."
         fixed = not self.solver.adaptive or self.options.get("dt") is not None
         solution = odeint(self.vf.field(args), x, t_span, self.solver, *((1e-4, 1e-4) if fixed else (self.atol, self.rtol)),
-                          sensitivity=self.sensitivity, save_at=save_at, interpolator=self.interpolator, solver_adjoint=self.solver_adjoint,
-                          atol_adjoint=self.atol_adjoint, rtol_adjoint=self.rtol_adjoint, optimizable_params=self.optimizable_params, **self.options)
+                          sensitivity=self.sensitivity, checkpoints=self.checkpoints, integral_loss=self.integral_loss, save_at=save_at,
+                          interpolator=self.interpolator, solver_adjoint=self.solver_adjoint, atol_adjoint=self.atol_adjoint,
+                          rtol_adjoint=self.rtol_adjoint, optimizable_params=self.optimizable_params, **self.options)
         if not torch.compiler.is_compiling(): self.vf.nfe += solution.stats.nfe
         return solution
 
@@ -103,23 +115,23 @@ class ODEProblem(nn.Module):
 class NeuralODE(ODEProblem):
     "A neural ordinary differential equation. Source: Chen et al. (2018); Poli, Massaroli et al. (2020), Figure 2."
     def __init__(self,
-        vector_field: nn.Module | Callable,
-        solver: str | Stepper = "tsit5",
-        *args,
-        t_span: Any = (0., 1.),               # the default interval; assignable
-        return_t_eval: bool | None = None,    # `None`: see `forward`; True: always `(t_eval, x)`; False: always the whole trajectory alone
+        vector_field: nn.Module | Callable,   # `f(x)` or `f(t, x)`, either with a last `args`
+        solver: str | Stepper = "tsit5",      # a name, a stepper or a class of steppers
+        *args,                                # further options of `ODEProblem`, in its order
+        t_span: Any = (0., 1.),               # the default interval; assignable, and trained if it is an `nn.Parameter`
+        return_t_eval: bool | None = None,    # `None`: see `forward`; True: always the `Solution`, `(t_eval, x)`; False: always the whole trajectory alone
         seminorm: bool = True,                # kept for old calls: the adjoint state holds no parameters, so their error never limits its steps
-        **options,                            # those of `ODEProblem`
+        **options,                            # those of `ODEProblem`: order, atol, rtol, sensitivity, checkpoints, integral_loss, per_sample, ...
     ):
         super().__init__(vector_field, solver, *args, **options)
         self.t_span, self.return_t_eval = torch.as_tensor(t_span, dtype=torch.float64) if not isinstance(t_span, Tensor) else t_span, return_t_eval
 
     def forward(self,
         x: Any,               # initial state, a tensor of any shape or a nest of tensors
-        t_span: Any = None,   # times; `None`: the default interval
+        t_span: Any = None,   # times `[T]`, with `per_sample=True` also `[B, T]`; `None`: the default interval
         save_at: Any = None, args: Any = None,
     ):
-        "`model(x)` is the state at the end; `model(x, t_span)` the solution, which unpacks as `(t_eval, x)`."
+        "`model(x)` is the state at the end; `model(x, t_span)` the solution, which unpacks as `(t_eval, x)` and has the `integral_loss`."
         solution = self.odeint(x, self.t_span if t_span is None else t_span, save_at, args)
         if self.return_t_eval is not None: return solution if self.return_t_eval else solution.x
         return tree_map(lambda v: v[-1], solution.x) if t_span is None else solution
@@ -130,8 +142,14 @@ class NeuralODE(ODEProblem):
 
     def __repr__(self):
         solver = next((name for name, cls in STEPPERS.items() if type(self.solver) is cls), type(self.solver).__name__)
-        return "\n".join(["Neural DE:", f"  - order: {self.order}", f"  - solver: {solver}", f"  - integration interval: {float(self.t_span[0])} to {float(self.t_span[-1])}",
-            f"  - num_checkpoints: {len(self.t_span)}", f"  - tolerances: relative {self.rtol} absolute {self.atol}", f"  - num_parameters: {sum(p.numel() for p in self.parameters())}",
-            f"  - NFE: {float(self.vf.nfe)}", "", "Integral loss: None", "", "DEFunc:", *("  " + line for line in repr(self.vf).split("\n"))])
+        span = torch.as_tensor(self.t_span).detach()
+        interval = f"{span[0].item()} to {span[-1].item()}" if span.dim() == 1 else "one for each sample"
+        return "\n".join(["Neural DE:", f"  - order: {self.order}", f"  - solver: {solver}", f"  - integration interval: {interval}",
+            f"  - num_checkpoints: {span.shape[-1]}", f"  - tolerances: relative {self.rtol} absolute {self.atol}", f"  - num_parameters: {sum(p.numel() for p in self.parameters())}",
+            f"  - NFE: {float(self.vf.nfe)}", "", f"Integral loss: {', '.join(map(_name, tree_leaves(self.integral_loss)))}", "", "DEFunc:", *("  " + line for line in repr(self.vf).split("\n"))])
+
+
+def _name(g):  # a function by its name, a module as it shows itself
+    return repr(g) if g is None or isinstance(g, nn.Module) else getattr(g, "__name__", type(g).__name__)
 
 NeuralDE = NeuralODE  # the name of the 2020 paper
