@@ -87,33 +87,49 @@ class _Forgetful:
 
 # %% ../../nbs/06_sensitivity.ipynb #2d487c29
 class _Setting:
-    "How a field was called in the forward pass, to call it so again."
-    def __init__(self, f, x):
+    "How functions, a field and its integrands, were called in the forward pass, to call them so again."
+    def __init__(self, x, *functions):
         kind = self.kind = x.device.type
-        self.f, self.held, self.autocast = f, _held(f), (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None)
+        self.functions, self.held, self.autocast = functions, [_held(f) for f in functions], (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None)
 
     @contextlib.contextmanager
     def again(self):
-        module = self.f.f if isinstance(self.f.f, torch.nn.Module) and any(m.training for m in self.f.f.modules()) else None
-        buffers = [(b, b.clone()) for b in module.buffers()] if module else []
+        modules = [m for m in map(_module, self.functions) if m and any(part.training for part in m.modules())]
+        buffers = [(b, b.clone()) for m in modules for b in m.buffers()]
         enabled, dtype = self.autocast
         cast = torch.autocast(self.kind, dtype=dtype, enabled=enabled) if enabled != torch.is_autocast_enabled(self.kind) else contextlib.nullcontext()
         try:
-            with cast: yield _holding(self.f, self.held)
+            with cast: yield [_holding(f, held) for f, held in zip(self.functions, self.held)]
         finally:
             for b, then in buffers: b.data.copy_(then)
 
 
-def _held(f):  # the parameters and buffers of the field's module, by name
-    return {**dict(f.f.named_parameters()), **dict(f.f.named_buffers())} if isinstance(f.f, torch.nn.Module) else {}
+def _module(f):  # what a field or an integrand was made from, if it is a module or a method of one
+    made_from = getattr(f, "f", None)
+    owner = getattr(made_from, "__self__", made_from)
+    return owner if isinstance(owner, torch.nn.Module) else None
+
+
+def _held(f):  # its parameters and buffers, by name
+    module = _module(f)
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())} if module else {}
 
 
 def _holding(f, then):
     now = _held(f)
     if all(now[name] is v for name, v in then.items()): return f
-    module, f = f.f, copy.copy(f)
+    module, f = _module(f), copy.copy(f)
+    if f.f is not module: module, then = _Method(module, f.f), {f"owner.{name}": v for name, v in then.items()}
     f.f = lambda *inputs: torch.func.functional_call(module, then, inputs)
     return f
+
+
+class _Method(torch.nn.Module):
+    def __init__(self, owner, method):
+        super().__init__()
+        self.owner, self.method = owner, method
+
+    def forward(self, *inputs): return self.method(*inputs)
 
 # %% ../../nbs/06_sensitivity.ipynb #f90a8128
 class _Once(torch.autograd.Function):
@@ -261,7 +277,7 @@ class Discrete(torch.autograd.Function):
     "The exact gradient of the discrete solution, by taking each step again. Source: Griewank, Walther (2000); Kidger et al. (2021) and McCallum, Foster (2024) for reversible steppers."
     @staticmethod
     def forward(ctx, problem, trail, x, *tensors):
-        ctx.problem, ctx.trail, ctx.setting = problem, trail, _Setting(problem.f, x)
+        ctx.problem, ctx.trail, ctx.setting = problem, trail, _Setting(x, problem.f, *problem.integrands)
         states, *integrals = _forget(problem, x, tensors, trail)
         ctx.save_for_backward(states, *tensors)
         return states, *integrals
@@ -269,9 +285,9 @@ class Discrete(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, *integrals):
         states, *tensors = ctx.saved_tensors
-        with ctx.setting.again() as f:
+        with ctx.setting.again() as (f, *integrands):
             before = f.nfe
-            adjoint, gradients = _retrace(f, ctx.problem, ctx.trail, states, gradient, integrals, tensors)
+            adjoint, gradients = _retrace(f, ctx.problem._replace(integrands=integrands), ctx.trail, states, gradient, integrals, tensors)
         ctx.problem.stats.nfe_backward += f.nfe - before
         return None, None, *_once(states, adjoint, *gradients)
 
@@ -504,7 +520,7 @@ class Continuous(torch.autograd.Function):
     "The continuous adjoint. Source: Pontryagin et al. (1962); Chen et al. (2018); lambda-only state after Kidger, Chen, Lyons (2021)."
     @staticmethod
     def forward(ctx, problem, kind, trail, backward, x, *tensors):
-        ctx.problem, ctx.kind, ctx.trail, ctx.integrator, ctx.setting = problem, kind, trail, backward, _Setting(problem.f, x)
+        ctx.problem, ctx.kind, ctx.trail, ctx.integrator, ctx.setting = problem, kind, trail, backward, _Setting(x, problem.f, *problem.integrands)
         states, *integrals = _forget(problem, x, tensors, *([trail] if trail else []))
         ctx.save_for_backward(states, *tensors)
         return states, *integrals
@@ -512,8 +528,8 @@ class Continuous(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, *integrals):
         states, *tensors = ctx.saved_tensors
-        with ctx.setting.again() as f, torch.no_grad():
-            before, forcing = f.nfe, tuple(zip(ctx.problem.integrands, integrals))
+        with ctx.setting.again() as (f, *integrands), torch.no_grad():
+            before, forcing = f.nfe, tuple(zip(integrands, integrals))
             back = ctx.kind(f, ctx.problem, states, forcing, ctx.trail)
             adjoint, gradients = _walk_back(back, ctx.problem, ctx.integrator, states, gradient, tensors)
         ctx.problem.stats.nfe_backward += f.nfe - before
@@ -525,7 +541,7 @@ class TimeGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, f, sign, t, states, *tensors):
         states = states.view_as(states)
-        ctx.setting, ctx.sign = _Setting(f, states), sign
+        ctx.setting, ctx.sign = _Setting(states, f), sign
         ctx.save_for_backward(t, states, *tensors)
         return states
 
@@ -535,7 +551,7 @@ class TimeGradient(torch.autograd.Function):
         wanted = t.isfinite()
         if t.dim() > 1: gradient = torch.where(wanted.reshape(*t.shape, *[1] * (states.dim() - 2)), gradient, 0)
         def along(states): return torch.stack([_slope(f, s, x) for s, x in zip(t.nan_to_num(), states if wanted.all() else states.nan_to_num())])
-        with ctx.setting.again() as f:
+        with ctx.setting.again() as (f,):
             with torch.enable_grad(): slopes = along(states)
             if not torch.is_grad_enabled(): slopes = slopes.detach()
             moved, *more = _moved(ctx.sign, t, slopes, along, gradient, states, tensors)
@@ -560,16 +576,17 @@ class EndGradient(torch.autograd.Function):
     r"The identity on an integral that ends (`sign` 1) or begins (-1) at time `t` and state `x`, with $\partial J/\partial t = \pm g(t, x)$."
     @staticmethod
     def forward(ctx, g, sign, t, x, value, *tensors):
-        ctx.g, ctx.sign = g, sign
+        ctx.setting, ctx.sign = _Setting(x, g), sign
         ctx.save_for_backward(t, x, *tensors)
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx, gradient):
         t, x, *tensors = ctx.saved_tensors
-        with torch.enable_grad(): value = _slope(ctx.g, t, x)
-        if not torch.is_grad_enabled(): value = value.detach()
-        moved, *more = _moved(ctx.sign, t, value, lambda x: _slope(ctx.g, t, x), gradient, x, tensors)
+        with ctx.setting.again() as (g,):
+            with torch.enable_grad(): value = _slope(g, t, x)
+            if not torch.is_grad_enabled(): value = value.detach()
+            moved, *more = _moved(ctx.sign, t, value, lambda x: _slope(g, t, x), gradient, x, tensors)
         return None, None, (ctx.sign * (gradient * value).reshape(*t.shape, -1).sum(-1)).to(t), moved, gradient, *more
 
 # %% ../../nbs/06_sensitivity.ipynb #ff9c4268

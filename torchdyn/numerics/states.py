@@ -176,13 +176,18 @@ class VectorField:
         g: Callable,  # `g(t, x)` or `g(x)`, either with a last `args`, of the state as its author knows it
     ) -> Callable:    # `g(t, x)` of the one tensor that steppers see
         "A function of time and state, taken as the field itself is: an event's condition, a jump, an integrand."
-        timed, takes_args = call_form(g)
-        def lifted(t, x):
-            state = x if self.layout is None else self.layout.unravel(x)
-            _depths.stack.append(t)
-            try: return g(*(as_time(t, x), state) if timed else (state,), *self.args if takes_args else ())
-            finally: _depths.stack.pop()
-        return lifted
+        return _Lifted(self, g)
+
+
+class _Lifted:
+    def __init__(self, field, f): self.field, self.f, (self.timed, self.takes_args) = field, f, call_form(f)
+
+    def __call__(self, t, x):
+        layout, args = self.field.layout, self.field.args if self.takes_args else ()
+        state = x if layout is None else layout.unravel(x)
+        _depths.stack.append(t)
+        try: return self.f(*(as_time(t, x), state) if self.timed else (state,), *args)
+        finally: _depths.stack.pop()
 
 # %% ../../nbs/00_numerics.ipynb #b5fb533a
 def _mend_slope(dx, x):
