@@ -24,8 +24,9 @@ class Tolerance(NamedTuple):
 
     def ratio(self, error: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         "The size of `error` over what is allowed, a 0-dim tensor; at most 1 is good enough."
-        with torch.no_grad():
-            return self.norm(error / torch.maximum(x0.abs(), x1.abs()).mul_(self.rtol).add_(self.atol))
+        with torch.no_grad(): return self.norm(error / self.allowed(x0, x1))
+
+    def allowed(self, x0, x1): return torch.maximum(x0.abs(), x1.abs()).mul_(self.rtol).add_(self.atol)
 
 # %% ../../nbs/03_step_control.ipynb #7a8b55bc
 class Controller(nn.Module):
@@ -96,7 +97,8 @@ def initial_step(
     "A first step of about the right size. Source: Hairer, Nørsett, Wanner I, section II.4."
     mode = torch.is_grad_enabled()                                # the field runs as the caller has it; the step has no gradient
     with torch.no_grad():
-        def size(v): return tolerance.ratio(v, x, x).double()
+        allowed = tolerance.allowed(x, x)
+        def size(v): return tolerance.norm(v / allowed).double()
         d0, d1 = size(x), size(slope)
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, .01 * d0 / d1)
         trial = direction * h0

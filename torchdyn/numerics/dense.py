@@ -41,7 +41,7 @@ class Interpolant(NamedTuple):
         if isinstance(self.dt, Tensor):
             mean = (self.weights(theta).to(self.x.dtype) @ slopes).reshape(-1, *self.x.shape)
             return self.x + self.dt.to(self.x.real.dtype) * mean
-        return torch.addmm(self.x.reshape(1, -1), (self.weights(theta) * self.dt).to(self.x.dtype), slopes).reshape(-1, *self.x.shape)
+        return torch.addmm(self.x.reshape(1, -1), self.weights(theta).to(self.x.dtype), slopes, alpha=self.dt).reshape(-1, *self.x.shape)
 
     def pick(self,
         samples: Tensor,  # `[K]`, which sample
@@ -75,7 +75,7 @@ def basis(
 ) -> Basis:
     "The interpolant's coefficients as tensors, made once a solve."
     rows = None if hermite else stepper.interpolant
-    return Basis(None if rows is None else torch.tensor([[float(v) for v in row] for row in rows], dtype=torch.float64, device=x.device), stepper.extend)
+    return Basis(None if rows is None else torch.tensor(rows, dtype=torch.float64, device=x.device), stepper.extend)
 
 # %% ../../nbs/04_dense_output.ipynb #c95333a8
 def interpolant(

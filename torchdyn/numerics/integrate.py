@@ -148,18 +148,21 @@ def _adaptive_samples(self, f, x, times, stats):
         dt, left = dt.clamp(self.min_step, self.max_step), (t1 - t).abs()
         last = dt >= .99 * left
         size = torch.where(running, torch.where(last, left, dt), 0)
-        step = stepper(f, t, x, (sign * size).to(x.real.dtype), memory)
+        move = sign * size
+        step = stepper(f, t, x, move.to(x.real.dtype), memory)
         ratio = tolerance.ratio(step.error, x, step.x).to(t.dtype)
         accept, proposal, control = self.controller(size, ratio, control)
         accept = accept & running
-        end = torch.where(accept, torch.where(last, t1, t + sign * size), t)
+        arrived = accept & last
+        end = torch.where(accept, torch.where(last, t1, t + move), t)
         counts(size, accept, running)
         step = step._replace(x=torch.where(accept, step.x, x), memory=_select(accept, step.memory, memory))
-        yield Segment(t, x, torch.where(accept, sign * size, 0), end, step, torch.where(last & accept, torch.maximum(dt, proposal), proposal))
-        stuck = running & ((proposal.clamp_min(self.min_step) < resolution) & ~(accept & last) | ~accept & (size <= self.min_step))
+        yield Segment(t, x, torch.where(accept, move, 0), end, step, torch.where(arrived, torch.maximum(dt, proposal), proposal))
+        running = running & ~arrived
+        stuck = running & ((proposal.clamp_min(self.min_step) < resolution) | ~accept & (size <= self.min_step))
         lost = Status.NON_FINITE if step.status is None else torch.where(step.status.reshape(t.shape), Status.NOT_CONVERGED, Status.NON_FINITE)
         status = torch.where(stuck, torch.where(ratio.isfinite(), Status.STEP_UNDERFLOW, lost), status)
-        running = running & ~stuck & ~(accept & last)
+        running = running & ~stuck
         t, x, memory, dt = end, step.x, step.memory, torch.where(running, proposal, dt)
     status = torch.where(running, Status.MAX_STEPS, status)
     stats.status, stats.t = torch.maximum(torch.as_tensor(stats.status, device=t.device), status.flatten()), t.flatten()
@@ -281,10 +284,10 @@ class SamplePoints:
     def states(self, f, segment, index):
         rows, samples = index
         if not len(rows): return []
-        landed = self.grid[rows, samples] == segment.end.flatten()[samples]
-        ends = segment.step.x[samples]
+        times, ends = self.grid[rows, samples], segment.step.x[samples]
+        landed = times == segment.end.flatten()[samples]
         if landed.all(): return [ends]
-        inside = interpolant(f, *segment[:3], segment.step, self.basis).pick(samples, self.grid[rows, samples])
+        inside = interpolant(f, *segment[:3], segment.step, self.basis).pick(samples, times)
         return [torch.where(landed.reshape(-1, *[1] * (ends.dim() - 1)), ends, inside)]
 
     def keep(self, index, states): self.found += [(index, v) for v in states]

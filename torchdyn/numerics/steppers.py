@@ -288,7 +288,7 @@ class RungeKutta(Stepper):
         self.tableau, self.order, self.error_order, self.trainable = tableau, tableau.order, tableau.error_order, trainable
         self.adaptive = tableau.b_hat is not None if adaptive is None else adaptive
         if self.adaptive and not tableau.b_hat: raise ValueError(f"{type(self).__name__} has no embedded weights to estimate its error with: wrap it, Doubling(stepper)")
-        self.fsal, self.interpolant = tableau.fsal and not trainable, None if trainable else tableau.p
+        self.fsal, self.interpolant = tableau.fsal and not trainable, None if trainable else _floats(tableau.p)
         self._weights = _weights(tableau, float)
         if trainable: self.a, self.b = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (sum(self._weights[0], []), self._weights[1]))
 
@@ -304,7 +304,9 @@ class RungeKutta(Stepper):
             stage = axpy(x, dt, weighted_sum(slopes, row))
             slopes.append(f(t + node * dt, stage))
         new = stage if self.fsal else axpy(x, dt, weighted_sum(slopes, b))
-        with torch.no_grad(): error = self.error(slopes, dt) if self.adaptive else None
+        error = None
+        if self.adaptive:
+            with torch.no_grad(): error = self.error(slopes, dt)
         return Step(new, error, slopes, slopes[-1] if self.fsal else None)
 
     def error(self,
@@ -317,6 +319,9 @@ class RungeKutta(Stepper):
     def extra_repr(self): return f"order={self.order}" + (f"({self.error_order})" if self.adaptive else "") + (", trainable=True" if self.trainable else "")
 
 # %% ../../nbs/02_steppers.ipynb #319402b1
+def _floats(rows): return rows and tuple(tuple(map(float, row)) for row in rows)
+
+
 def _weights(t: Tableau, number):
     e = [number(b - h) for b, h in zip(t.b, t.b_hat)] if t.b_hat else None
     return [[number(v) for v in row] for row in t.a], [number(v) for v in t.b], [number(v) for v in t.c], e
@@ -355,7 +360,7 @@ class DormandPrince853(RungeKutta):
     "Order 8(5, 3), twelve evaluations a step, and three more where dense output of order 7 is wanted. Source: Hairer, Norsett, Wanner I, section II.5."
     def __init__(self):
         super().__init__(DORMAND_PRINCE_8)
-        self.interpolant, self.error_order = _dop853_interpolant(), 7     # the mixed estimate shrinks as h^8
+        self.interpolant, self.error_order = _floats(_dop853_interpolant()), 7     # the mixed estimate shrinks as h^8
         self._e3 = [float(u - v) for u, v in zip(DORMAND_PRINCE_8.b, DOP853_B3)]
         self._extra = [([float(v) for v in row], float(sum(row))) for row in DOP853_EXTRA]
 

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['IMPLICIT_EULER', 'IMPLICIT_MIDPOINT', 'TRAPEZOID', 'SDIRK2_TABLEAU', 'TRBDF2_TABLEAU', 'GAUSS4_TABLEAU',
            'RADAU3_TABLEAU', 'KVAERNO3_TABLEAU', 'KVAERNO5_TABLEAU', 'RADAU5_TABLEAU', 'sample_shape', 'jacobian',
-           'time_derivative', 'Rodas4', 'Rosenbrock23', 'Blocks', 'ImplicitRungeKutta', 'ImplicitEuler',
-           'ImplicitMidpoint', 'Trapezoid', 'SDIRK2', 'TRBDF2', 'Kvaerno3', 'Kvaerno5', 'Gauss4', 'RadauIIA3',
-           'RadauIIA5']
+           'linearize', 'Rodas4', 'Rosenbrock23', 'Blocks', 'ImplicitRungeKutta', 'ImplicitEuler', 'ImplicitMidpoint',
+           'Trapezoid', 'SDIRK2', 'TRBDF2', 'Kvaerno3', 'Kvaerno5', 'Gauss4', 'RadauIIA3', 'RadauIIA5']
 
 # %% ../../nbs/10_stiff_steppers.ipynb #1bf29be2
 import math
@@ -16,7 +15,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .roots import Picard, Target, implicit, iterate
+from .roots import Picard, Residual, Target, implicit, iterate
 from .states import Status, VectorField, axpy
 from .steppers import STEPPERS, Step, Stepper, Tableau, weighted_sum
 
@@ -38,31 +37,40 @@ def jacobian(
     keep: bool = False,    # keep the graph, to differentiate through it
 ) -> Tensor:              # `[B, n, n]`
     "Jacobian of the field."
-    b, n = sample_shape(x, coupled)
-    if b * n * n > 2**28: raise ValueError(f"the Jacobian of a state of shape {list(x.shape)} would have {b * n * n:.1e} entries: stiff steppers here are for small systems, or batches of them")
-    with torch.enable_grad():
-        y = x if keep and x.requires_grad else x.detach().requires_grad_()
-        dx = f(t, y)
-        units = torch.eye(n, dtype=x.dtype, device=x.device).unsqueeze(1).expand(n, b, n).reshape(n, *x.shape)
-        rows = torch.autograd.grad(dx, y, units, is_grads_batched=True, create_graph=keep, retain_graph=True, allow_unused=True)[0] if dx.requires_grad else None
+    y = _variable(x, keep)
+    with torch.enable_grad(): return _state_derivative(f, f(t, y), y, coupled, keep)
+
+
+def _variable(x, keep): return x if keep and x.requires_grad else x.detach().requires_grad_()
+
+def _state_derivative(f, dx, y, coupled, keep):     # of the slope `dx` that `f` gave at `y`
+    b, n = sample_shape(y, coupled)
+    if b * n * n > 2**28: raise ValueError(f"the Jacobian of a state of shape {list(y.shape)} would have {b * n * n:.1e} entries: stiff steppers here are for small systems, or batches of them")
+    units = torch.eye(n, dtype=y.dtype, device=y.device).unsqueeze(1).expand(n, b, n).reshape(n, *y.shape)
+    rows = torch.autograd.grad(dx, y, units, is_grads_batched=True, create_graph=keep, retain_graph=True, allow_unused=True)[0] if dx.requires_grad else None
     count = getattr(f, "count_jacobian", None)
     if count: count()
-    J = x.new_zeros(b, n, n) if rows is None else rows.reshape(n, b, n).transpose(0, 1)
+    J = y.new_zeros(b, n, n) if rows is None else rows.reshape(n, b, n).transpose(0, 1)
     return J if keep else J.detach()
 
 # %% ../../nbs/10_stiff_steppers.ipynb #f27c5325
-def time_derivative(
+def linearize(
     f: Callable, t: float | Tensor, x: Tensor,
-    keep: bool = False,  # keep the graph
-) -> Tensor | None:      # the shape of the state; `None` if the field does not depend on time
-    r"$\partial f/\partial t$, exactly."
+    coupled: bool = False,
+    keep: bool = False,    # keep the graph
+) -> tuple[Tensor, Tensor | None]:  # `[B, n, n]`, and the shape of the state; `None` if the field does not depend on time
+    r"$\partial f/\partial x$ and $\partial f/\partial t$, exactly."
+    y, t = _variable(x, keep), torch.as_tensor(t, dtype=x.real.dtype, device=x.device).detach().requires_grad_()
     with torch.enable_grad():
-        t = torch.as_tensor(t, dtype=x.real.dtype, device=x.device).detach().requires_grad_()
-        dx = f(t, x if keep else x.detach())
-        v = torch.zeros_like(dx, requires_grad=True)
-        pulled = torch.autograd.grad(dx, t, v, create_graph=True, allow_unused=True)[0] if dx.requires_grad else None
-        if pulled is None: return None
-        out = torch.autograd.grad(pulled, v, torch.ones_like(pulled), create_graph=keep, allow_unused=True)[0]
+        dx = f(t, y)
+        return _state_derivative(f, dx, y, coupled, keep), _time_derivative(dx, t, keep)
+
+
+def _time_derivative(dx, t, keep):
+    v = torch.zeros_like(dx, requires_grad=True)
+    pulled = torch.autograd.grad(dx, t, v, create_graph=True, allow_unused=True)[0] if dx.requires_grad else None
+    if pulled is None: return None
+    out = torch.autograd.grad(pulled, v, torch.ones_like(pulled), create_graph=keep, allow_unused=True)[0]
     return None if out is None else out if keep else out.detach()
 
 # %% ../../nbs/10_stiff_steppers.ipynb #2eaf1022
@@ -98,15 +106,15 @@ class Rodas4(Stepper):
     def forward(self, f, t, x, dt, memory):
         slope = f(t, x) if memory is None else memory
         keep = torch.is_grad_enabled() and slope.requires_grad       # something is being differentiated
-        J = jacobian(f, t, x, self.coupled, keep)
-        solve, tdot = _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) / self.gamma - _blocks(dt) * J), time_derivative(f, t, x, keep)
+        J, tdot = linearize(f, t, x, self.coupled, keep)
+        solve = _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) / self.gamma - _blocks(dt) * J)
         k = []                                      # k = u / dt: nothing is divided by a step, which is 0 for a sample that has arrived
         for node, row, coupling, d in zip(self.c, self.a, self.s, self.d):
-            right = f(t + node * dt, x + dt * weighted_sum(k, row)) if k else slope
+            right = f(t + node * dt, axpy(x, dt, weighted_sum(k, row))) if k else slope
             if k: right = right + weighted_sum(k, coupling)
             if tdot is not None and d: right = right + dt * d * tdot
             k.append(solve(right))
-        return Step(x + dt * weighted_sum(k, self.m), (dt * k[-1]).detach(), k)
+        return Step(axpy(x, dt, weighted_sum(k, self.m)), (dt * k[-1]).detach(), k)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #cc13d691
 class Rosenbrock23(Stepper):
@@ -121,7 +129,7 @@ class Rosenbrock23(Stepper):
 
     def forward(self, f, t, x, dt, memory):
         keep, d, e = torch.is_grad_enabled() and memory.requires_grad, 1 / (2 + 2**.5), 6 + 2**.5
-        J, tdot = jacobian(f, t, x, self.coupled, keep), time_derivative(f, t, x, keep)
+        J, tdot = linearize(f, t, x, self.coupled, keep)
         solve = _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) - _blocks(dt) * d * J)
         drift = 0. if tdot is None else dt * d * tdot
         k1 = solve(memory + drift)
@@ -147,7 +155,7 @@ def _blocks_of(a):
 # %% ../../nbs/10_stiff_steppers.ipynb #9cd40222
 def _given(J, b, n):  # a Jacobian from the user
     if J.shape != (b, n, n): raise ValueError(f"jac returned shape {list(J.shape)}, wanted {[b, n, n]}: a matrix for each sample")
-    return J
+    return J.detach()
 
 
 class ImplicitRungeKutta(Stepper):
@@ -174,7 +182,7 @@ class ImplicitRungeKutta(Stepper):
     def begin(self, f, t, x): return f(t, x) if self.blocks[0].explicit or self.adaptive else None
 
     def forward(self, f, t, x, dt, memory):
-        with torch.no_grad(): J = jacobian(f, t, x, self.coupled) if self.jac is None else _given(self.jac(t, x), *sample_shape(x, self.coupled))
+        J = jacobian(f, t, x, self.coupled) if self.jac is None else _given(self.jac(t, x), *sample_shape(x, self.coupled))
         stages, failed = [], None
         for block in self.blocks:
             if block.explicit: stages.append(memory if not stages and memory is not None else f(t + self.c[block.stages[0]] * dt, axpy(x, dt, weighted_sum(stages, self.a[block.stages[0]])) if stages else x))
@@ -206,17 +214,16 @@ def _solve_stages(self, f, t, x, dt, J, known, rows, memory):
         k = [v.reshape(x.shape) for v in split(K)]
         slopes = [f(t + self.c[i] * dt, axpy(base, dt, weighted_sum(k, [self.a[i][j] for j in rows]))) for i, base in zip(rows, bases)]
         return K - torch.stack([v.reshape(b, n) for v in slopes], 1).reshape(b, m * n)
-    with torch.no_grad():
-        solve = _solver(torch.eye(m * n, dtype=J.dtype, device=J.device) - torch.stack([torch.kron(A, v) for v in _blocks(dt) * J]))
-        h = dt.reshape(-1, 1).abs() if isinstance(dt, Tensor) else abs(dt)
-        start = (memory if isinstance(memory, Tensor) else known[-1] if known else f(t, x)).detach().reshape(b, n)
-        size = x.detach().reshape(b, n).abs() + h * start.abs()
-        size = size + 1e3 * torch.finfo(x.dtype).eps / self.newton_tol * size.mean(1, keepdim=True) + torch.finfo(x.dtype).tiny
-        norm, tol = lambda r: (h * r / size.repeat(1, m)).abs().amax(1), max(self.newton_tol, 100 * torch.finfo(x.dtype).eps)
-        guess = start.repeat(1, m)
-        K, log = iterate(Picard(), lambda K: solve(residual(K)), guess, Target(tol, norm=norm), self.max_iter)
+    solve = _solver(torch.eye(m * n, dtype=J.dtype, device=J.device) - torch.stack([torch.kron(A, v) for v in _blocks(dt) * J]))
+    h = dt.reshape(-1, 1).abs() if isinstance(dt, Tensor) else abs(dt)
+    start = (memory if isinstance(memory, Tensor) else known[-1] if known else f(t, x)).detach().reshape(b, n)
+    size = x.detach().reshape(b, n).abs() + h * start.abs()
+    size = size + 1e3 * torch.finfo(x.dtype).eps / self.newton_tol * size.mean(1, keepdim=True) + torch.finfo(x.dtype).tiny
+    scale, tol = (h / size).repeat(1, m), max(self.newton_tol, 100 * torch.finfo(x.dtype).eps)
+    g = Residual(residual, start.repeat(1, m), batch_dims=1)    # evaluates the field as its caller would, and keeps no graph
+    K, log = iterate(Picard(), lambda K: solve(g(K)), start.repeat(1, m), Target(tol, norm=lambda r: (scale * r).abs().amax(1)), self.max_iter)
     failed, broken = log.status != Status.SUCCESS, ~log.history[0].isfinite()      # broken: the field itself is not finite where the search began
-    K = implicit(residual, torch.where(broken.unsqueeze(1), math.nan, K), batch_dims=1)
+    K = implicit(g, torch.where(broken.unsqueeze(1), math.nan, K))
     return [v.reshape(x.shape) for v in split(K)], failed & ~broken
 
 # %% ../../nbs/10_stiff_steppers.ipynb #0e4fcc00
