@@ -123,6 +123,7 @@ def as_span(
 
 
 def _check_times(rows, what, padded):  # `[R, T]`, all rows at once
+    if not padded and _proper(rows[0].tolist()): return
     finite = rows.isfinite()
     if rows.isinf().any() or not padded and not finite.all(): raise ValueError(f"{what} must be finite; got {rows[0].tolist()[:8]}")
     if not finite[:, 0].all(): raise ValueError(f"{what} must have at least one finite time in each row, and its first there; row {int((~finite[:, 0]).nonzero()[0, 0])} begins with NaN")
@@ -132,6 +133,10 @@ def _check_times(rows, what, padded):  # `[R, T]`, all rows at once
     if len(wrong):
         row, i = wrong[0].tolist()
         raise ValueError(f"{what} must be strictly increasing or decreasing, without repeated times; got {rows[row, i]:.6g} followed by {rows[row, i + 1]:.6g} at position {i + 1}" + (f" of row {row}" if padded else ""))
+
+def _proper(times):
+    steps = [b - a for a, b in zip(times, times[1:])]
+    return all(map(math.isfinite, times)) and (all(h > 0 for h in steps) or all(h < 0 for h in steps))
 
 # %% ../../nbs/07_odeint.ipynb #53418023
 def _as_tolerance(name, value, x, layout):
@@ -236,7 +241,8 @@ def _as_norm(norm, layout, per_sample):
 
 
 def _backward(integrator, x, solver, atol, rtol):
-    "The integrator of the backward solve: the forward one unless told otherwise."
+    "The integrator of the backward solve; `None`: as the forward one."
+    if solver is atol is rtol is None: return None
     t = integrator.tolerance
     atol, rtol = (v if v is None else _as_tolerance(name, v, x, None) for name, v in (("atol_adjoint", atol), ("rtol_adjoint", rtol)))
     tolerance = t._replace(atol=t.atol if atol is None else atol, rtol=t.rtol if rtol is None else rtol)
@@ -268,7 +274,9 @@ def _keep(pieces, field, integrator, x):
 def _check_outcome(x, states, times, stats, throw):
     if torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(states): return
     if isinstance(stats.status, Tensor): finite = (states.isfinite() | times.isnan().reshape(*times.shape, *[1] * (states.dim() - 2))).reshape(*times.shape, -1).all(-1).all(0)
-    else: finite = states[-1].isfinite().all()
+    else:
+        finite = states[-1].isfinite().all()
+        if stats.status is Status.SUCCESS and finite: return
     if not finite.all() and not torch.as_tensor(stats.status).any():
         if isinstance(stats.status, Tensor):
             bad = ~states.detach().isfinite().reshape(*times.shape, -1).all(-1) & times.isfinite()

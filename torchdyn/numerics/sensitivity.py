@@ -255,7 +255,7 @@ def _retrace(f, problem, trail, states, gradient, integrals, tensors):
     claims, sums = [points.claim(Segment(t, None, dt, end, None)) for t, dt, end in trail.steps], Integrals(problem, states[0]) if problem.integrands else None
     for k, start, memory in trail.back(_Forgetful(f)):
         with torch.enable_grad():
-            x, memory = start.detach().requires_grad_(), tree_map(_leaf, memory)
+            x, memory = start.detach().requires_grad_(), _leaves(memory)
             segment = trail.take(f, k, x, memory)
             handed, found = _tensors_in(segment.step.memory), points.states(f, segment, claims[k])
             added = sums.over(f, segment) if sums else []
@@ -269,8 +269,9 @@ def _retrace(f, problem, trail, states, gradient, integrals, tensors):
     return adjoint + gradient[0], total
 
 
-def _leaf(v): return v.detach().requires_grad_() if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex()) else v
-def _tensors_in(memory): return [v for v in tree_leaves(memory) if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())]
+def _smooth(v): return isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())
+def _leaves(memory): return tree_map(_leaves, memory) if isinstance(memory, (tuple, list)) else memory.detach().requires_grad_() if _smooth(memory) else memory
+def _tensors_in(memory): return [v for v in (tree_leaves(memory) if isinstance(memory, (tuple, list)) else (memory,)) if _smooth(v)]
 
 # %% ../../nbs/06_sensitivity.ipynb #69445633
 class Discrete(torch.autograd.Function):
@@ -594,7 +595,7 @@ def autograd(
     problem: Problem,
     x: Tensor,             # initial state
     tensors: tuple,        # what the field and the integrands depend on
-    backward: Integrator | None,  # of a backward solve, where there is one
+    backward: Integrator | None,  # of a backward solve, where there is one; `None`: the forward one
 ) -> tuple:                # states `[T, *state]`, then an integral for each of `problem.integrands`
     "Differentiates through the steps: exact for the discrete solution, any order of derivative, memory grows with the steps."
     if not problem.integrands: return (integrate(problem, x),)
@@ -633,7 +634,8 @@ def adjoint(problem, x, tensors, backward) -> tuple:
 
 def _continuous(problem, x, tensors, backward, kind, trail):
     if problem.integrator.stepper.trainable: raise ValueError("the adjoint is the gradient of the continuous solution, which does not depend on the stepper: train a stepper with sensitivity='autograd' or 'checkpointed'")
-    return Continuous.apply(problem, kind, trail, backward, x, *tensors) if torch.is_grad_enabled() else autograd(problem, x, tensors, None)
+    if not torch.is_grad_enabled(): return autograd(problem, x, tensors, None)
+    return Continuous.apply(problem, kind, trail, backward or dataclasses.replace(problem.integrator, first_step=None), x, *tensors)
 
 
 SENSITIVITIES = {"autograd": autograd, "checkpointed": checkpointed, "reversible": reversible, "interpolated_adjoint": interpolated_adjoint, "adjoint": adjoint}
@@ -648,9 +650,9 @@ def solve(
     extra: tuple = (),               # further tensors the field depends on
 ) -> tuple:                          # states `[T, *state]`, then the integrals
     "States at all times and integrals, differentiable with respect to the initial state, the field's tensors and the times."
-    start, timed, tensors = x, t_span.requires_grad and torch.is_grad_enabled(), differentiable_tensors(problem.f, extra)
+    start, timed, tensors = x, t_span.requires_grad and torch.is_grad_enabled(), differentiable_tensors(problem.f, extra) if torch.is_grad_enabled() else ()
     if timed: x = TimeGradient.apply(problem.f, -1, t_span[:1], x.unsqueeze(0), *tensors)[0]
-    states, *integrals = sensitivity(problem, x, tensors, backward or problem.integrator)
+    states, *integrals = sensitivity(problem, x, tensors, backward)
     if not timed: return states, *integrals
     if integrals:
         last, end = (t_span[-1], states[-1]) if t_span.dim() == 1 else _lasts(t_span, states)
