@@ -265,7 +265,7 @@ def _retrace(f, problem, trail, states, gradient, integrals, tensors):
         slopes = torch.autograd.grad(outputs, [*inputs, *tensors], cotangents, allow_unused=True)
         adjoint, carried = torch.zeros_like(x) if slopes[0] is None else slopes[0], list(slopes[1:len(inputs)])
         total = [a if b is None else b if a is None else a + b for a, b in zip(total, slopes[len(inputs):])]
-    if isinstance(trail, Undone) and trail.steps: _compare("the steps undone", start, states[0], problem.integrator.tolerance, problem.stats)
+    if isinstance(trail, Undone) and trail.steps: _compare("the steps undone", start, states[0], problem.stats, problem.integrator.tolerance)
     return adjoint + gradient[0], total
 
 
@@ -362,12 +362,12 @@ class Backsolve:
         if self.pair.per_sample: times = [t.squeeze(1) for t in times]
         return times, *self.pair.split(z, lead=1)
 
-    def check(self, z, x, problem): _compare("the state solved back", self.pair.split(z)[0], x, problem.integrator.tolerance, problem.stats)
+    def check(self, z, x, stats, *tolerances): _compare("the state solved back", self.pair.split(z)[0], x, stats, *tolerances)
 
 # %% ../../nbs/06_sensitivity.ipynb #bc420e91
-def _compare(what, found, known, tolerance, stats):
+def _compare(what, found, known, stats, *tolerances):
     with torch.no_grad():
-        away = torch.as_tensor(tolerance.ratio((found - known).nan_to_num(math.inf), known, known)).max().item()
+        away = min(torch.as_tensor(t.ratio((found - known).nan_to_num(math.inf), known, known)).max().item() for t in tolerances)
         if away <= 1e3: return
         worst = (found - known).abs().max().item()
     stats.lost = max(stats.lost, worst)
@@ -443,7 +443,7 @@ class Remembered:
     def join(self, x, adjoint): return adjoint
     def split(self, adjoint): return adjoint
     def at(self, times, adjoints): return times, [self.curve(t) for t in times], adjoints
-    def check(self, z, x, problem): pass
+    def check(self, z, x, stats, *tolerances): pass
 
 
 class _Pieces:
@@ -484,7 +484,7 @@ def _walk_back(back, problem, integrator, states, gradient, tensors):
     stats, times, per_sample = Stats(), problem.times, problem.integrator.per_sample
     if torch.as_tensor(problem.stats.status).any(): times, states, gradient = _known(times, states, gradient, per_sample)
     if per_sample: times, states, gradient = _fill(times, states, gradient)
-    integrator, adjoint, quadrature = back.integrator(integrator), gradient[-1], Quadrature(back, tensors, integrator, states[0]) if tensors else None
+    tolerances, integrator, adjoint, quadrature = (problem.integrator.tolerance, integrator.tolerance), back.integrator(integrator), gradient[-1], Quadrature(back, tensors, integrator, states[0]) if tensors else None
     for i in range(len(times) - 1, 0, -1):
         segment = None
         for start, end in back.cut(times[i], times[i - 1]):
@@ -492,7 +492,7 @@ def _walk_back(back, problem, integrator, states, gradient, tensors):
                 if quadrature: quadrature(segment)
             if torch.as_tensor(stats.status).any(): raise SolverError(stats, "This is the backward solve of a continuous adjoint: set solver_adjoint, atol_adjoint, rtol_adjoint, or take sensitivity='checkpointed'. ")
             if segment: adjoint = back.split(segment.step.x)
-        if segment: back.check(segment.step.x, states[i - 1], problem)
+        if segment: back.check(segment.step.x, states[i - 1], problem.stats, *tolerances)
         adjoint = adjoint + gradient[i - 1]
         if segment and integrator.controller is not None and not per_sample: integrator = dataclasses.replace(integrator, first_step=segment.next_dt)
     return adjoint, quadrature.gradients if quadrature else []
