@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from .compile import compiled
 from .control import CONTROLLERS, Controller, PIController, Tolerance
 from .dense import DenseSolution, basis, interpolant
 from .integrate import Integrator, Problem
@@ -192,6 +193,7 @@ def odeint(
     dense: bool = False,              # keep the solution as a function: `solution.interpolate(t)`
     throw: bool = True,               # raise `SolverError` on failure; else see `solution.status`
     progress: bool = False,           # show a bar in units of time
+    compile: bool = False,            # by `torch.compile`: the whole loop where no gradient is asked for, else its steps; the first call takes long
 ) -> Solution:                        # unpacks as `(t_eval [T], x [T, *state])`
     "Solves $\\dot x = f(t, x)$ from `x` at `t_span[0]` and gives the states at all times of `t_span`."
     start, (x, layout) = x, ravel_state(x, int(per_sample))
@@ -211,6 +213,7 @@ def odeint(
     if dense: observers.append(_keep(pieces, field, integrator, x))
     sums = {name: _regulariser(name, integrator, sensitivity) for name in ((regularise,) if isinstance(regularise, str) else regularise)}
     observers += sums.values()
+    if compile: sensitivity = compiled(sensitivity)
     if per_sample: visited = (t_span if t_span.dim() == 2 else t_span.expand(len(x), -1)).T.to(x.device)
     if per_sample: times = visited.detach()
     else: times = list(visited.unbind()) if torch.compiler.is_compiling() else visited.tolist()
