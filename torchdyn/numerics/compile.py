@@ -304,21 +304,20 @@ def _whole(problem, x, record):
     if per_sample:
         points = points_of(problem, x)
         (t, t1), grid = points.stops, points.grid[1:].reshape(-1, *points.stops[0].shape)
+        sign, eps = torch.sign(t1 - t), 4 * torch.finfo(t.dtype).eps * torch.maximum(t.abs(), t1.abs())
+        def pack(*values): return torch.stack([torch.as_tensor(v, dtype=t.dtype, device=t.device).expand_as(t) for v in values])
     else:
-        t, t1, grid = make(problem.times[0]), make(problem.times[-1]), make(problem.times[1:]).reshape(-1, *[1] * x.dim())
-        if problem.times[0] == problem.times[-1]: return None
-    start = t if per_sample else problem.times[0]
-    sign = torch.sign(t1 - t)
-    slope = record.watch(field, lambda: stepper.begin(field, start, x))
+        t, t1, grid, pack = problem.times[0], problem.times[-1], make(problem.times[1:]).reshape(-1, *[1] * x.dim()), lambda *values: make(values)
+        if t == t1: return None
+        sign, eps = math.copysign(1, t1 - t), 4 * math.ulp(max(abs(t), abs(t1)))
+    slope = record.watch(field, lambda: stepper.begin(field, t, x))
     if torch.is_grad_enabled() and slope.requires_grad: field.nfe = before; return None        # something else than a parameter wants a gradient
-    dt = _first(integrator, field, start, x, slope, sign if per_sample else sign.item()) if integrator.first_step is None else integrator.first_step
-    if per_sample: dt = torch.as_tensor(dt, dtype=t.dtype, device=t.device).expand_as(t)
+    dt = _first(integrator, field, t, x, slope, sign) if integrator.first_step is None else integrator.first_step
+    status = -1.
+    if per_sample: status = torch.where(t == t1, 0., torch.where(torch.as_tensor(dt, device=x.device) > 0, -1., _LOST))
     elif not dt > 0: field.nfe = before; return None
-    eps = 4 * torch.finfo(t.dtype).eps * torch.maximum(t.abs(), t1.abs()) if per_sample else make(4 * math.ulp(max(abs(problem.times[0]), abs(problem.times[-1]))))
-    like = lambda v: torch.full(t.shape, float(v), dtype=torch.float64, device=x.device)
-    status = torch.where(t == t1, 0., torch.where(torch.as_tensor(dt, device=x.device) > 0, -1., float(Status.NON_FINITE))) if per_sample else like(-1)
-    width = len(grid) if per_sample else min(len(grid), max(1, _WINDOW // x.numel()))
-    clock = torch.stack([status, t, dt if per_sample else like(dt), like(0), like(0), like(math.inf), like(0), *(like(v) for v in pattern if isinstance(v, float))])
+    width = len(grid) if per_sample or grid.numel() * x.numel() <= 2 * _WINDOW else max(1, _WINDOW // x.numel())
+    clock = pack(status, t, dt, 0., 0., math.inf, 0., *(v for v in pattern if isinstance(v, float)))
     state, memory = x.detach().clone(), [slope.detach().clone()] * stepper.fsal
     inner, polynomial = len(problem.times) > 2, None if integrator.hermite or stepper.interpolant is None else tuple(tuple(map(float, row)) for row in stepper.interpolant)
     common = _inputs(field, stepper, integrator.tolerance, x) + (controller, tuple(None if isinstance(v, float) else v for v in pattern), (per_sample, inner, stepper.fsal), polynomial)
@@ -326,8 +325,8 @@ def _whole(problem, x, record):
     while True:
         more = len(grid) > first + width
         window = torch.cat([grid[first:first + width], torch.full_like(grid[:1], math.nan).expand(max(0, first + width - len(grid)), *grid.shape[1:])])
-        edge = [sign * grid[i].reshape(()) if more else like(math.inf) for i in (first + width - 1, first + width)]
-        span = torch.stack([t1, sign, eps, like(integrator.min_step), like(integrator.max_step), like(integrator.max_steps), *edge])
+        edge = [sign * problem.times[1 + i] if more else math.inf for i in (first + width - 1, first + width)]
+        span = pack(t1, sign, eps, integrator.min_step, integrator.max_step, integrator.max_steps, *edge)
         rows, tried = torch.full((width, *x.shape), math.nan, dtype=x.dtype, device=x.device), clock[3]
         with torch.no_grad():
             out = record.run(("loop", *_kind(stepper), per_sample, inner, polynomial is None), _advance, _looped, common + (span, window, [clock, state, rows, *memory]),
