@@ -316,7 +316,7 @@ def _whole(problem, x, record):
     status = -1.
     if per_sample: status = torch.where(t == t1, 0., torch.where(torch.as_tensor(dt, device=x.device) > 0, -1., _LOST))
     elif not dt > 0: field.nfe = before; return None
-    width = len(grid) if per_sample or grid.numel() * x.numel() <= 2 * _WINDOW else max(1, _WINDOW // x.numel())
+    width = len(grid) if per_sample or grid.numel() * x.numel() <= 2 * _WINDOW else min(len(grid), max(16, _WINDOW // x.numel()))
     clock = pack(status, t, dt, 0., 0., math.inf, 0., *(v for v in pattern if isinstance(v, float)))
     state, memory = x.detach().clone(), [slope.detach().clone()] * stepper.fsal
     inner, polynomial = len(problem.times) > 2, None if integrator.hermite or stepper.interpolant is None else tuple(tuple(map(float, row)) for row in stepper.interpolant)

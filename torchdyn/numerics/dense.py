@@ -54,6 +54,14 @@ class Interpolant(NamedTuple):
         mean = torch.einsum("ks,skn->kn", weights, torch.stack([k[samples] for k in self.slopes]).reshape(len(self.slopes), len(x), -1))
         return x + dt.to(x.real.dtype).reshape(shape) * mean.reshape(x.shape)
 
+    def pull(self,
+        times: Tensor,     # `[T]`
+        gradient: Tensor,  # `[T, *state]`
+    ) -> list:
+        "What a gradient of the states at `times` is for the tensors that they are made of: pairs of a tensor and its gradient."
+        back = (self.weights((times - self.t) / self.dt) * self.dt).T.to(gradient.dtype) @ gradient.reshape(len(times), -1)
+        return [(self.x, gradient.sum(0)), *zip(self.slopes, back.reshape(-1, *self.x.shape))]
+
     def collapse(self):
         "The same polynomial by its Q coefficients instead of S slopes: less to keep."
         slopes, p = self.stacked(), self.p.T.to(self.x.dtype)

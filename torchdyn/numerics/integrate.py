@@ -233,11 +233,23 @@ class Points:
 
     def states(self, f, segment, index):  # -> tensors `[n, *state]`
         "The states at these points: inside the step from its interpolant, at its end the state itself."
-        landed, found = index.stop > index.start and self.times[index.stop - 1] is segment.end, []
-        if index.stop - landed > index.start:
-            if self.inner is None: self.inner = basis(self.integrator.stepper, segment.x, self.integrator.hermite), torch.tensor(self.times, dtype=torch.float64, device=segment.x.device)
-            found.append(interpolant(f, *segment[:3], segment.step, self.inner[0])(self.inner[1][index.start:index.stop - landed]))
+        inside, landed = self.split(index, segment)
+        found = [self.curve(f, segment)(self.inner[1][inside])] if inside.stop > inside.start else []
         return [*found, segment.step.x.unsqueeze(0)] if landed else found
+
+    def pull(self, f, segment, index, gradient):  # the gradient `[T, *state]` of all states
+        "What these points hand back to the step: pairs of one of its tensors and the gradient of that."
+        inside, landed = self.split(index, segment)
+        pairs = self.curve(f, segment).pull(self.inner[1][inside], gradient[inside]) if inside.stop > inside.start else []
+        return [*pairs, (segment.step.x, gradient[inside.stop])] if landed else pairs
+
+    def split(self, index, segment):
+        landed = index.stop > index.start and self.times[index.stop - 1] is segment.end
+        return slice(index.start, index.stop - landed), landed
+
+    def curve(self, f, segment):
+        if self.inner is None: self.inner = basis(self.integrator.stepper, segment.x, self.integrator.hermite), torch.tensor(self.times, dtype=torch.float64, device=segment.x.device)
+        return interpolant(f, *segment[:3], segment.step, self.inner[0])
 
     def keep(self, index, states): self.rows += states
 
@@ -289,6 +301,8 @@ class SamplePoints:
         if landed.all(): return [ends]
         inside = interpolant(f, *segment[:3], segment.step, self.basis).pick(samples, times)
         return [torch.where(landed.reshape(-1, *[1] * (ends.dim() - 1)), ends, inside)]
+
+    def pull(self, f, segment, index, gradient): return [(v, gradient[index]) for v in self.states(f, segment, index)]
 
     def keep(self, index, states): self.found += [(index, v) for v in states]
 

@@ -257,9 +257,9 @@ def _retrace(f, problem, trail, states, gradient, integrals, tensors):
         with torch.enable_grad():
             x, memory = start.detach().requires_grad_(), _leaves(memory)
             segment = trail.take(f, k, x, memory)
-            handed, found = _tensors_in(segment.step.memory), points.states(f, segment, claims[k])
+            handed, seen = _tensors_in(segment.step.memory), points.pull(f, segment, claims[k], gradient)
             added = sums.over(f, segment) if sums else []
-        pairs = [(segment.step.x, adjoint), *zip(handed, carried), *zip(found, gradient[claims[k]].split([len(v) for v in found]) if found else ()), *zip(added, integrals)]
+        pairs = [(segment.step.x, adjoint), *zip(handed, carried), *seen, *zip(added, integrals)]
         outputs, cotangents = zip(*[(o, c) for o, c in pairs if c is not None and o.requires_grad])
         inputs = [x, *([] if trail.fresh(k) else _tensors_in(memory))]
         slopes = torch.autograd.grad(outputs, [*inputs, *tensors], cotangents, allow_unused=True)
