@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from .dense import basis, interpolant
 from .integrate import Segment
 from .odeint import as_sensitivity, as_stepper, odeint
-from .sensitivity import autograd
+from .sensitivity import _Forgetful, autograd
 from .states import Solution, SolverError, Status, as_time, axpy, call_form, ravel_state
 from .steppers import Stepper
 
@@ -337,23 +337,11 @@ def _search(walk, watch, line, ahead, differentiable):
     clocks, stats, scratch, f = walk.clocks, walk.problem.stats, copy.copy(walk.problem.stats), walk.problem.f
     if clocks.per_sample: line = [clocks.show(v) for v in _to_the_end(_floats(line))]
     with torch.no_grad():
-        for _ in watch.steps(_Quiet(f) if differentiable else f, walk.x.detach(), line, scratch): pass
+        for _ in watch.steps(_Forgetful(f) if differentiable else f, walk.x.detach(), line, scratch): pass
     status, t = (np.broadcast_to(clocks.read(v), clocks.count) for v in (scratch.status, scratch.t))
     failed = (status > 0) & (watch.k < 0) & walk.live
     if failed.any(): walk.failed, walk.t_failed, stats.status, stats.worst = walk.failed | failed, np.where(failed, t, walk.t_failed), scratch.status, scratch.worst
     return ~(walk.forward * (ahead - np.where(failed, t, watch.t)) >= 0)
-
-
-class _Quiet:
-    "The field for a search: evaluated with gradients on, as the caller has them, and detached; unless a stepper asks for its derivative."
-    def __init__(self, f): self.f = f
-
-    def __getattr__(self, name): return getattr(self.f, name)
-
-    def __call__(self, t, x):
-        if torch.is_grad_enabled(): return self.f(t, x)
-        with torch.enable_grad(): dx = self.f(t, x)
-        return dx.detach()
 
 # %% ../../nbs/08_events.ipynb #76fbc23d
 class _Happening(NamedTuple):
