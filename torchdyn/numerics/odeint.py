@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from .compile import compiled
 from .control import CONTROLLERS, Controller, PIController, Tolerance
-from .dense import DenseSolution, basis, interpolant
+from .dense import DenseSolution, basis
 from .integrate import Integrator, Problem
-from .sensitivity import SENSITIVITIES, parameters_of, solve
+from .sensitivity import SENSITIVITIES, _Pieces, parameters_of, solve
 from .states import Solution, SolverError, Stats, Status, VectorField, as_time, axpy, ravel_state, rms_norm, sample_norm
 from .steppers import STEPPERS, RungeKutta, Step, Stepper, weighted_sum
 
@@ -209,8 +209,8 @@ def odeint(
     if per_sample and (dense or save_at is not None): raise ValueError("dense and save_at need one clock: without per_sample=True, or ask for the times in t_span [B, T]")
     t_eval, visited, picked = t_span, t_span, None
     if save_at is not None: t_eval, (visited, picked) = save_at, _merge(t_span, save_at := as_span(save_at, "save_at"), integrator.controller is not None)
-    pieces, observers = [], []
-    if dense: observers.append(_keep(pieces, field, integrator, x))
+    pieces, observers = None, []
+    if dense: observers.append(pieces := _Pieces(field, basis(integrator.stepper, x, integrator.hermite)))
     sums = {name: _regulariser(name, integrator, sensitivity) for name in ((regularise,) if isinstance(regularise, str) else regularise)}
     observers += sums.values()
     if compile: sensitivity = compiled(sensitivity)
@@ -225,7 +225,7 @@ def odeint(
     _check_outcome(x, states, times, stats, throw)
     if picked is not None: states = states[picked]
     fold = (lambda v: v) if layout is None else layout.unravel
-    whole = DenseSolution(pieces) if pieces else None
+    whole = DenseSolution(pieces.kept) if pieces and pieces.kept else None
     solution = Solution(t_eval if isinstance(t_eval, Tensor) else torch.as_tensor(t_eval, dtype=torch.float64), fold(states), stats, whole and (lambda t: fold(whole(t))), tree_unflatten(integrals, fold_integrals) if integrands else None)
     for name, total in sums.items(): setattr(solution, name, total.value)
     return solution
@@ -269,11 +269,6 @@ def as_sensitivity(
     return functools.partial(chosen, checkpoints=checkpoints)
 
 # %% ../../nbs/07_odeint.ipynb #529634fd
-def _keep(pieces, field, integrator, x):
-    p = basis(integrator.stepper, x, integrator.hermite)
-    return lambda s: pieces.append(interpolant(field, *s[:3], s.step, p))
-
-
 def _check_outcome(x, states, times, stats, throw):
     if torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(states): return
     if isinstance(stats.status, Tensor): finite = (states.isfinite() | times.isnan().reshape(*times.shape, *[1] * (states.dim() - 2))).reshape(*times.shape, -1).all(-1).all(0)
@@ -347,7 +342,7 @@ def check_gradients(
 ) -> dict:                    # `{sensitivity: {input: relative difference}}`, or the reason for a refusal in the place of the inner dict
     "Prints how far the gradients of each sensitivity are from central differences, in double precision on a copy of `problem`."
     problem, generator = _double(problem), torch.Generator().manual_seed(seed)
-    inputs = {"x": x, "t_span": torch.as_tensor(t_span), "args": options.pop("args", None)}
+    inputs = {"x": x, "t_span": torch.as_tensor(t_span, dtype=torch.float64), "args": options.pop("args", None)}
     inputs = {name: tree_map(lambda v: _leaf(v, name != "args"), value) for name, value in inputs.items()}
     leaves = {name: [v for v in tree_leaves(value) if isinstance(v, Tensor) and v.requires_grad] for name, value in inputs.items()}
     leaves["parameters"] = [p for p in parameters_of(problem) if p.requires_grad]
