@@ -9,9 +9,9 @@ __all__ = ['compiled']
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import math
-import operator
 import time
 import types
 import warnings
@@ -20,10 +20,12 @@ from typing import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_map
 
-from .dense import Basis, interpolant
-from .integrate import _first, points_of
+from .dense import HERMITE, Basis, basis, interpolant
+from .control import Tolerance, initial_step
+from .integrate import points_of
 from .sensitivity import SENSITIVITIES, _Forgetful
 from .states import Status, VectorField
 from .steppers import RungeKutta, Step, Stepper
@@ -44,16 +46,17 @@ def _classic(stepper): return isinstance(stepper, RungeKutta) and type(stepper).
 def _plain(stepper): return type(stepper).extend is Stepper.extend
 
 # %% ../../nbs/06b_compile.ipynb #99831725
-def _lower(gm, inputs, backend):
+def _lower(gm, inputs, record):
     "A graph as a callable, differentiable if gradients are on."
     import torch._functorch.config
     from torch._dynamo.backends.registry import lookup_backend
     if torch.is_grad_enabled() and _mutates(gm): raise RuntimeError("the field changes a tensor in place, such as the statistics of a batch norm, which a compiled step would need again on the way back")
     with torch._functorch.config.patch(donated_buffer=False, force_non_lazy_backward_lowering=True):     # nothing is overwritten, and nothing is left to fail in a backward pass
-        if backend != "inductor": return lookup_backend(backend)(gm, inputs)
+        if record.backend != "inductor": return lookup_backend(record.backend)(gm, inputs)
         from torch._inductor.compile_fx import compile_fx
-        _keep_tanh(gm)      # and on a CPU what calls the kernels is C++ as well
-        with _quiet("torch._inductor.ir"): return compile_fx(gm, inputs, config_patches={"cpp_wrapper": all(v.device.type == "cpu" for v in inputs if isinstance(v, Tensor))})
+        on_cpu = all(v.device.type == "cpu" for v in inputs if isinstance(v, Tensor))
+        settings = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast", "post_grad_custom_pre_pass": _tanh_pass()} if on_cpu else {}     # C++ also calls the kernels
+        with _quiet("torch._inductor.ir"): return compile_fx(gm, inputs, config_patches=settings)
 
 
 def _mutates(gm):
@@ -66,17 +69,6 @@ def _mutates(gm):
         torch.fx.Interpreter(gm).run(*copies)
     return any(isinstance(v, Tensor) and v._version for v in copies)
 
-# %% ../../nbs/06b_compile.ipynb #dbd89c32
-def _keep_tanh(gm):
-    "Large hyperbolic tangents stay with PyTorch, whose own take a quarter of the time of generated ones."
-    for graph in (m.graph for m in gm.modules() if isinstance(m, torch.fx.GraphModule)):
-        for n in graph.nodes:
-            if n.op.startswith("call") and getattr(n.target, "__name__", n.target) == "tanh" and n.meta["example_value"].device.type == "cpu" and _hint(n.meta["example_value"].numel()) > 1024:
-                n.meta["custom"] = {**n.meta.get("custom", {}), "fallback_to_eager": True}
-
-
-def _hint(n): return n if isinstance(n, int) else n.node.hint or 0      # of a size that is a variable, without a check that it stays on its side
-
 
 @contextlib.contextmanager
 def _quiet(name):
@@ -85,40 +77,205 @@ def _quiet(name):
     try: yield
     finally: logger.removeFilter(drop)
 
+# %% ../../nbs/06b_compile.ipynb #dbd89c32
+_TANH = (1., .1338399932, .003499018083, 2.066159976e-5, 1.342024177e-8), (1., .4671732082, .02589029169, 3.291073289e-4, 7.804911258e-7), 9.
+
+@functools.cache
+def _tanh_pass():
+    "Puts the rational function in the place of the hyperbolic tangents of a graph."
+    from torch._inductor.custom_graph_pass import CustomGraphPass
+    aten = torch.ops.aten
+
+    class Pass(CustomGraphPass):
+        def uuid(self): return f"torchdyn tanh 1 {_TANH}".encode()
+
+        def __call__(self, graph):
+            for n in graph.find_nodes(op="call_function", target=aten.tanh.default):
+                if n.meta["val"].dtype is torch.float32: self.replace(graph, n)
+                elif _hint(n.meta["val"].numel()) > 1024: n.meta["custom"] = {**n.meta.get("custom", {}), "fallback_to_eager": True}
+
+        def replace(self, graph, n):
+            def op(f, *inputs):
+                made = graph.call_function(f, inputs)
+                made.meta.update(n.meta)
+                return made
+            def polynomial(coefficients): return functools.reduce(lambda p, c: op(aten.add.Tensor, op(aten.mul.Tensor, u, p), c), reversed(coefficients))
+            above, below, edge = _TANH
+            with graph.inserting_before(n):
+                x = op(aten.clamp_max.default, op(aten.clamp_min.default, n.args[0], -edge), edge)
+                u = op(aten.mul.Tensor, x, x)
+                n.replace_all_uses_with(op(aten.div.Tensor, op(aten.mul.Tensor, x, polynomial(above)), polynomial(below)))
+            graph.erase_node(n)
+    return Pass()
+
+
+def _hint(n): return n if isinstance(n, int) else n.node.hint or 0      # of a size that is a variable, without a check that it stays on its side
+
 # %% ../../nbs/06b_compile.ipynb #2b0039f8
-def _looped(gm, inputs, backend):
-    "The graph of one step as that of a loop: its outputs become its inputs `carry` again, while the first has a negative entry."
-    nodes = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    carried, outputs = _carried(nodes), gm.graph.output_node().args[0]
-    shapes = [[(tuple(n.meta["example_value"].shape), n.meta["example_value"].dtype) for n in row] for row in (carried, outputs)]
-    if _mutates(gm): raise RuntimeError("the field changes a tensor in place, such as the statistics of a batch norm, which a loop cannot")
-    if shapes[0] != shapes[1]: raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
-    rest, graphs = [n for n in nodes if n not in carried], {}
-    for name in ("cond", "body"):
-        graph, env = torch.fx.Graph(), {}
-        for i, n in enumerate([*carried, *rest]):
-            env[n] = graph.placeholder(f"v{i}")
-            env[n].meta.update(n.meta)
-        if name == "body": graph.output(graph.graph_copy(gm.graph, env))
-        else: graph.output(graph.call_function(operator.lt, (graph.call_method("amin", (graph.call_function(operator.getitem, (env[carried[0]], 0)),)), 0)))
-        graphs[name] = torch.fx.GraphModule(gm, graph)
-    graph, env = torch.fx.Graph(), {}
-    for n in nodes:
-        env[n] = graph.placeholder(n.name)
-        env[n].meta.update(n.meta)
-    loop = graph.call_function(torch.ops.higher_order.while_loop, (graph.get_attr("cond"), graph.get_attr("body"), tuple(env[n] for n in carried), tuple(env[n] for n in rest)))
-    graph.output(tuple(graph.call_function(operator.getitem, (loop, i)) for i in range(len(carried))))
-    return _lower(torch.fx.GraphModule(nn.ModuleDict(graphs), graph), inputs, backend)
+_ROOM = 1 << 18     # numbers in the buffers of one call
+
+class _Loop:
+    "The graph of one step, compiled as a loop of steps, and as another that goes back through them."
+    def __init__(self, kept, gm, inputs, record):
+        nodes = list(gm.graph.find_nodes(op="placeholder"))
+        given, made = ([n.meta["example_value"] for n in row] for row in (nodes, gm.graph.output_node().args[0]))
+        self.gm, self.record, self.carried = gm, record, _carried(nodes)
+        self.m, self.others = len(self.carried), [i for i in range(len(nodes)) if i not in self.carried]
+        carry, made, begun, self.kept = ([given[i] for i in self.carried], *_split(made, self.m, self.m))
+        if _mutates(gm): raise RuntimeError("the field changes a tensor in place, such as the statistics of a batch norm, which a loop cannot")
+        if len(self.kept) != int(kept) or any(_kinds(row) != _kinds(carry) for row in (made, begun, self.kept[:self.m] or made)): raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
+        self.room = max(4, _ROOM // max(1, sum(_hint(v.numel()) for v in self.kept)))
+        self.forward = self.lower(self.there, given)
+        self.wanted = [i for i in self.others if _wants(given[i])] if torch.is_grad_enabled() else []
+        self.differentiable = bool(self.wanted) or torch.is_grad_enabled() and any(map(_wants, carry))
+        if self.differentiable: self.build_back(given, made)
+
+    def build_back(self, given, made):
+        self.seen = [1, *range(self.m, len(self.kept))]       # the state and what else is kept for later: they may get gradients of their own
+        later = [self.kept[i] for i in self.seen]
+        with _mode(given):
+            gradients, later = ([torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in row] for row in (made[1:], later))
+            buffers = [torch.empty(self.room, *v.shape, dtype=v.dtype, device=v.device) for v in (*later, *self.kept[:self.m])]
+            steps = torch.ones(1, dtype=torch.long, device=made[0].device)
+        ends = range(1, self.m)
+        self.pull = _traced(self.puller([*ends, *(2 * self.m + i for i in self.seen)]), (*gradients, *later, *given))
+        self.pull_begin = _traced(self.puller([self.m + i for i in ends]), (*gradients, *given))
+        if any(torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in self.pull.graph.nodes): raise RuntimeError("the field draws random numbers each time it is evaluated, so a step cannot be taken again")
+        self.backward = self.lower(self.back, (steps, *gradients, *buffers, *given))
+
+    def lower(self, function, inputs):
+        "A function from stand-ins to stand-ins, traced and lowered."
+        inputs = [v.detach() if isinstance(v, Tensor) else v for v in inputs]
+        kind, gm = next(v.device.type for v in inputs if isinstance(v, Tensor)), _traced(function, inputs)
+        with torch.no_grad(), torch.autocast(kind, enabled=False): return _lower(gm, inputs, self.record)
+
+    def there(self, *flat):
+        "The loop: what is carried at its end, and the buffers."
+        carry, others = self.gm(*flat)[self.m:2 * self.m], [flat[i] for i in self.others]
+        buffers = [torch.empty(self.room, *v.shape, dtype=v.dtype, device=v.device) for v in self.kept]
+
+        def cond(clock, *_): return (clock[0].amin() < 0) & (clock[1].amax() < self.room) if buffers else clock[0].amin() < 0
+
+        def body(*v):
+            carry, others, buffers = _split(v, self.m, len(self.others))
+            new, _, kept = _split(self.gm(*self.order(carry, others)), self.m, self.m)
+            row = carry[0][1].amax().long().reshape(1)
+            for buffer, value in zip(buffers, kept): buffer.index_copy_(0, row, value.unsqueeze(0))
+            return tuple(new)
+
+        return *_while(cond, body, carry, others, buffers), *buffers
+
+    def puller(self, chosen):
+        "The function that pulls gradients of the outputs `chosen` through one step: to what is carried, but the clock, and to what else is wanted."
+        leaves = [*self.carried[1:], *self.wanted]
+
+        def pull(*v):
+            gradients, flat = _split(v, len(chosen))
+            with torch.enable_grad():
+                for i in leaves: flat[i] = flat[i].detach().requires_grad_()
+                made = self.gm(*flat)
+                pairs = [(made[i], g) for i, g in zip(chosen, gradients) if made[i].requires_grad]
+                found = torch.autograd.grad([v for v, _ in pairs], [flat[i] for i in leaves], [g for _, g in pairs], allow_unused=True)
+            return [torch.zeros_like(flat[i]) if g is None else g for i, g in zip(leaves, found)]
+        return pull
+
+    def back(self, steps, *v):
+        "The loop back: gradients of what was carried at its end, pulled through all steps."
+        gradients, seen, rows, flat = _split(v, self.m - 1, len(self.seen), self.m)
+        others, sums = [flat[i] for i in self.others], [torch.zeros_like(flat[i]) for i in self.wanted]
+
+        def cond(k, *_): return (k > 0).squeeze(0)
+
+        def body(k, *v):
+            gradients, sums, others, seen, rows = _split(v, self.m - 1, len(self.wanted), len(self.others), len(self.seen))
+            k = k - 1
+            later, carry = ([buffer.index_select(0, k).squeeze(0) for buffer in row] for row in (seen, rows))
+            ends, more = _split(self.pull(*gradients, *later, *self.order(carry, others)), self.m - 1)
+            return k, *(g.clone() for g in ends), *(a + b for a, b in zip(sums, more))
+
+        gradients, sums = _split(_while(cond, body, (steps, *gradients, *sums), (*others, *seen, *rows))[1:], self.m - 1)
+        gradients, more = _split(self.pull_begin(*gradients, *flat), self.m - 1)
+        return *gradients, *(a + b for a, b in zip(sums, more))
+
+    def order(self, carry, others):
+        places = dict(zip((*self.carried, *self.others), (*carry, *others)))
+        return [places[i] for i in range(len(places))]
+
+    def run(self, flat):
+        with torch.no_grad(): out = self.forward(*flat)
+        return out[:self.m], out[self.m:], int(out[0][1].max()) if self.kept else 0
+
+    def __call__(self, *flat):
+        if torch.is_grad_enabled() and self.differentiable: carry, kept = _split(_Recalled.apply(self, *flat), self.m)
+        else:
+            carry, kept, rows = self.run(flat)
+            kept = [v[:rows] for v in kept]
+        return *carry, *[None] * self.m, *kept       # how a solve begins is nobody else's concern
+
+# %% ../../nbs/06b_compile.ipynb #c12e9c57
+class _Recalled(torch.autograd.Function):
+    "A loop that takes its steps again on the way back."
+    @staticmethod
+    def forward(ctx, loop, *flat):
+        carry, buffers, ctx.rows = loop.run(flat)
+        kept = [v[:ctx.rows] for v in buffers]
+        ctx.loop, ctx.tally, ctx.plain = loop, loop.record.tally, [None if isinstance(v, Tensor) else v for v in flat]
+        ctx.save_for_backward(*buffers[:len(carry)], *(v for v in flat if isinstance(v, Tensor)))
+        ctx.shapes = [v.shape for v in buffers]
+        ctx.mark_non_differentiable(carry[0], kept[0])
+        ctx.set_materialize_grads(False)
+        return *carry, *kept
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, _, *gradients):
+        loop = ctx.loop
+        rows, given = _split(ctx.saved_tensors, loop.m)
+        given = iter(given)
+        flat = [next(given) if v is None else v for v in ctx.plain]
+        ends, kept = _split(gradients, loop.m - 1)
+        ends = [torch.zeros(flat[i].shape, dtype=flat[i].dtype, device=flat[i].device) if g is None else g.contiguous() for i, g in zip(loop.carried[1:], ends)]
+        seen = [rows[1].new_zeros(ctx.shapes[i]) for i in loop.seen]
+        for i, whole in zip(loop.seen, seen):
+            if kept[i] is not None: whole[:ctx.rows] = kept[i]
+        found = loop.backward(torch.tensor([ctx.rows], device=rows[0].device), *ends, *seen, *rows, *flat)
+        stats, each = ctx.tally
+        stats.nfe_backward += each * ctx.rows
+        places = dict(zip((*loop.carried[1:], *loop.wanted), found))
+        return None, *(places.get(i) for i in range(len(flat)))
+
+# %% ../../nbs/06b_compile.ipynb #f4035cc4
+def _while(cond, body, carry, others, written=()):
+    "A `while_loop` whose body may write to the tensors in `written`."
+    start = len(carry) + len(others)
+    indices = {"mutated_arg_indices": ",".join(map(str, range(start, start + len(written))))} if written else {}
+    return torch.ops.higher_order.while_loop(cond, body, tuple(carry), (*others, *written), **indices)
 
 
-def _carried(nodes):
-    names = {}
-    for n in nodes:
+def _traced(function, inputs):
+    from torch._dispatch.python import enable_python_dispatcher
+    from torch.fx.experimental.proxy_tensor import make_fx
+    with torch.no_grad(), enable_python_dispatcher(), _mode(inputs): gm = make_fx(function)(*inputs)
+    for n in gm.graph.find_nodes(op="placeholder"): n.meta.pop("val", None)
+    return gm
+
+
+def _split(values, *sizes):
+    values = iter(values)
+    return *(list(itertools.islice(values, n)) for n in sizes), list(values)
+
+
+def _mode(values): return next(v.fake_mode for v in values if isinstance(v, Tensor))
+def _kinds(values): return [(tuple(v.shape), v.dtype) for v in values]
+def _wants(v): return isinstance(v, Tensor) and v.requires_grad
+
+
+def _carried(nodes):    # where the tensors of the list `carry` are among the inputs of a graph
+    places = {}
+    for i, n in enumerate(nodes):
         source = getattr(n.meta.get("grapharg"), "source", None)
-        if source is not None: names[source.name if isinstance(source.name, str) else source.name()] = n
-    found = []
-    while (key := f"L['carry'][{len(found)}]") in names: found.append(names[key])
-    return found
+        if source is not None: places[source.name if isinstance(source.name, str) else source.name()] = i
+    return [places[f"L['carry'][{k}]"] for k in itertools.takewhile(lambda k: f"L['carry'][{k}]" in places, itertools.count())]
 
 # %% ../../nbs/06b_compile.ipynb #2e2afbfe
 _records = weakref.WeakKeyDictionary()
@@ -133,7 +290,7 @@ def _record(f, backend):
 # %% ../../nbs/06b_compile.ipynb #91721a46
 class _Record:
     "What was compiled for one field, what could not be, and the counters that the field keeps."
-    def __init__(self, backend): self.backend, self.programs, self.failed, self.told, self.counters = backend, {}, {}, None, None
+    def __init__(self, backend): self.backend, self.programs, self.failed, self.told, self.counters, self.tally = backend, {}, {}, None, None, None
 
     def watch(self, field, evaluate):
         "An evaluation that shows which integers of its modules the field counts up."
@@ -144,6 +301,14 @@ class _Record:
         value = evaluate()
         self.counters = [(weakref.ref(m), k, (v - before[m, k]) // max(field.nfe - nfe, 1)) for (m, k), v in read().items() if v != before.get((m, k), v)]
         return value
+
+    def probe(self, field, t, x):
+        "The same by an evaluation that nobody counts."
+        if self.counters is not None: return
+        before = field.nfe
+        self.watch(field, lambda: field(t, x))
+        field.nfe = before
+        for ref, k, each in self.counters: setattr(ref(), k, getattr(ref(), k) - each)
 
     def run(self, kind, function, build, inputs, count):
         "`function(*inputs)`, compiled: `None` if that cannot be. `count(result)` is the number of evaluations."
@@ -165,7 +330,7 @@ class _Record:
 
     def build(self, build, gm, inputs):
         self.built = True
-        return build(gm, inputs, self.backend)
+        return build(gm, inputs, self)
 
     def tell(self):
         instead = "eagerly" if "step" in self.failed else "step by step, each step compiled" if self.failed else None
@@ -230,13 +395,13 @@ def _inputs(field, stepper, tolerance, x):
     return field.f, (field.timed, field.takes_args), field.args, field.layout, control, stepper, tolerance.norm, limits
 
 # %% ../../nbs/06b_compile.ipynb #1d504c85
-def _advance(f, form, args, layout, control, stepper, norm, limits, controller, pattern, flags, polynomial, span, points, carry):
+def _advance(f, form, args, layout, control, stepper, norm, limits, controller, pattern, flags, span, carry):
     "One step of an adaptive solve as a function from tensors to tensors."
-    (per_sample, inner, fsal), (t1, sign, resolution, shortest, longest, most_steps, tail, beyond) = flags, span.unbind()
-    clock, x, rows, *memory = carry
-    status, t, dt, steps, accepted, least, most, *past = clock.unbind()
-    field, memory, past = VectorField(f, *args, layout=layout, form=form, control=control), memory[0] if fsal else None, iter(past)
-    past = tuple(next(past) if v is None else v for v in pattern)
+    (per_sample, keep, hermite, choose), (t1, sign, resolution, shortest, longest, most_steps) = flags, span.unbind()
+    clock, x, *memory = carry
+    status, row, steps, t, dt, accepted, least, most, *past = clock.unbind()
+    field, given = VectorField(f, *args, layout=layout, form=form, control=control), iter(past)
+    past = tuple(next(given) if v is None else v for v in pattern)
     running, small = status < 0, x.real.dtype
     size = torch.minimum(torch.maximum(dt, shortest), longest)
     left = (t1 - t).abs()
@@ -244,46 +409,83 @@ def _advance(f, form, args, layout, control, stepper, norm, limits, controller, 
     tried = torch.where(last, left, size)
     if per_sample: tried = torch.where(running, tried, 0)
     h = sign * tried
-    step = stepper(field, t, x, h.to(small) if per_sample or not x.dim() else h, memory)
-    ratio = _ratio(norm, limits, step.error, x, step.x).to(t.dtype)
-    accept, proposal, remembered = controller(tried, ratio, past)
-    end = torch.where(last, t1, t + h)
-    passes = (end * sign >= beyond) & accept
-    count = running & ~passes
-    take = accept & count
-    inside = ((points - t) * sign > 0) & ((points - end) * sign <= 0) & accept & running
-    values = step.x
-    if inner:
-        values = _between(field, t, x, h, step, Basis(polynomial, stepper.extend), points)
-        values = torch.where(points == end, step.x, values)
-    rows = torch.where(inside, values, rows)
-    done, steps = take & last, steps + count
-    stuck = count & ((torch.maximum(proposal, shortest) < resolution) & ~done | ~accept & (tried <= shortest))
-    after = torch.where(passes | take & (end * sign >= tail), _PAUSED, torch.where(steps >= most_steps, _SPENT, -1.))
-    after = torch.where(stuck, torch.where(ratio.isfinite(), _SMALL, _LOST), after)
-    status = torch.where(running, torch.where(done, 0., after), status)
-    past = [torch.where(count, new, old) for new, old in zip(_floats(pattern, remembered), _floats(pattern, past))]
-    clock = torch.stack([status, torch.where(take, end, t), torch.where(count, proposal, dt), steps, accepted + take,
-                         torch.where(take, torch.minimum(least, tried), least), torch.where(take, torch.maximum(most, tried), most), *past])
-    return clock, torch.where(take, step.x, x), rows, *([torch.where(take, step.memory, memory)] if fsal else [])
+    step = stepper(field, t, x, h.to(small) if per_sample or not x.dim() else h, memory[0] if memory else None)
+    with torch.no_grad():
+        ratio = _ratio(norm, limits, step.error, x, step.x).to(t.dtype)
+        accept, proposal, remembered = controller(tried, ratio, past)
+        take = (accept | (status == _AGAIN)) & running
+        end, done, steps = torch.where(last, t1, t + h), take & last, steps + running
+        stuck = running & ((torch.maximum(proposal, shortest) < resolution) & ~done | ~accept & (tried <= shortest))
+        after = torch.where(stuck, torch.where(ratio.isfinite(), _SMALL, _LOST), torch.where(done, 0., torch.where(steps >= most_steps, _SPENT, -1.)))
+        later = [torch.where(running, new, old) for new, old in zip(_floats(pattern, remembered), _floats(pattern, past))]
+        new = torch.stack([torch.where(running, after, status), row + (1 if per_sample else take), steps, torch.where(take, end, t), torch.where(running, proposal, dt), accepted + take,
+                           torch.where(take, torch.minimum(least, tried), least), torch.where(take, torch.maximum(most, tried), most), *later])
+        again = torch.stack([torch.where(take, _AGAIN, 0.), torch.where(take, h, 0.), *clock[2:].unbind()])
+    slope = field(t, x) if memory or choose else None
+    with torch.no_grad():
+        if choose: dt = torch.where(status == _FRESH, initial_step(field, t, x, slope, stepper.error_order, Tolerance(*limits, norm), sign), dt)
+        begun = torch.stack([torch.where(status == _FRESH, torch.where(dt > 0, -1., _LOST), status), *clock[1:4].unbind(), dt, *clock[5:].unbind()])
+    carry = new, torch.where(take, step.x, x), *(torch.where(take, step.memory, v) for v in memory), begun, x.clone(), *(torch.where(status == _FRESH, slope, v) for v in memory)
+    if not keep: return carry
+    kept = again, x.clone(), *(v.clone() for v in memory)
+    if keep != "slopes": return *carry, *kept
+    return *carry, *kept, torch.stack(list(interpolant(field, t, x, h, step, Basis(None if hermite else (), stepper.extend)).slopes))
 
 # %% ../../nbs/06b_compile.ipynb #dd8e331a
-_PAUSED = 9.        # more points are wanted than one call of the loop fills in
-_WINDOW = 1 << 13   # numbers in the rows of one call
+_AGAIN, _FRESH = -2., -3.       # the status of a step that was taken before, and that of a solve that has not begun
 _SPENT, _SMALL, _LOST = (float(s) for s in (Status.MAX_STEPS, Status.STEP_UNDERFLOW, Status.NON_FINITE))
 
 def _floats(pattern, memory): return [v for p, v in zip(pattern, memory) if p is None]
 
-# %% ../../nbs/06b_compile.ipynb #9122c3f2
-def _between(field, t, x, h, step, basis, points):
-    piece = interpolant(field, t, x, h, step, basis)
-    theta, columns = ((points - t) / h).to(x.real.dtype), None
-    for column in reversed(list(zip(*piece.p))):
-        c = None
-        for w, k in zip(column, piece.slopes):
-            if isinstance(w, Tensor) or w != 0: c = k * w if c is None else c + k * w
-        columns = c if columns is None else c + theta * columns
-    return x + h.to(x.real.dtype) * theta * columns
+# %% ../../nbs/06b_compile.ipynb #66c380f7
+def _rounds(problem, record, kind, function, inputs, carry, kept, graph, each, opening):
+    "Calls of a loop until it ends: after each its clock, the state and what it kept, or only `None` if it could not be compiled."
+    record.tally, kind, m = (problem.stats, each), (*kind, *_kind(problem.integrator.stepper), torch.is_grad_enabled()), len(carry)
+    while True:
+        carry = [carry[0], *(_rooted(v) if graph else v if torch.is_grad_enabled() else v.detach() for v in carry[1:])]
+        def evaluations(out): return int((out[0][_STEPS] - carry[0][_STEPS]).max()) * each + opening
+        out = record.run(kind, function, functools.partial(_Loop, kept), (*inputs, carry), evaluations)
+        if out is None: yield None, None, None; return
+        problem.f.nfe += evaluations(out)
+        carry, opening = list(out[:m]), 0
+        yield *carry[:2], out[2 * m:]
+        if not (carry[0][0] < 0).any(): return
+        carry[0] = torch.cat([carry[0][:1], torch.zeros_like(carry[0][:1]), carry[0][2:]])      # the buffers were full
+
+# %% ../../nbs/06b_compile.ipynb #dd8e331b
+_STEPS = 2      # where a clock counts its steps
+
+# %% ../../nbs/06b_compile.ipynb #e2f93409
+def _whole(problem, x, record, graph):
+    "The states at all times by one compiled loop, or `None`."
+    field, integrator = problem.f, problem.integrator
+    stepper, controller, per_sample = integrator.stepper, integrator.controller, integrator.per_sample
+    pattern = controller.begin(stepper.error_order)
+    if not isinstance(pattern, (tuple, list)) or not all(isinstance(v, (int, float)) for v in pattern) or "loop" in record.failed: return None
+    points, choose = _Points(problem, x), integrator.first_step is None
+    t, t1 = points.start, points.end
+    if not per_sample and t == t1: return None
+    record.probe(field, t, x)
+    status = torch.where(t == t1, 0., _FRESH) if per_sample else _FRESH
+    clock = points.pack(status, 0., 0., t, integrator.first_step or 0., 0., math.inf, 0., *(v for v in pattern if isinstance(v, float)))
+    span = points.pack(t1, points.sign, points.resolution, integrator.min_step, integrator.max_step, integrator.max_steps)
+    hermite, keep = integrator.hermite or stepper.interpolant is None, "slopes" if points.inner else torch.is_grad_enabled()
+    inputs = _inputs(field, stepper, integrator.tolerance, x) + (controller, tuple(None if isinstance(v, float) else v for v in pattern), (per_sample, keep, hermite, choose), span)
+    carry, each = [clock, x, *[torch.zeros_like(x)] * stepper.fsal], len(stepper.tableau.b) - stepper.fsal
+    for clock, end, kept in _rounds(problem, record, ("loop", per_sample, keep, hermite, choose), _advance, inputs, carry, keep and len(carry) + points.inner, graph, each, (stepper.fsal or choose) + choose):
+        if clock is None: return None
+        if points.inner: points.claim(clock, *kept)
+    _conclude(problem, clock)
+    return points.collect(end, clock[0] == 0)
+
+
+def _conclude(problem, clock):
+    stats, names = problem.stats, ("status", None, "steps", "t", None, "accepted", "min_step", "max_step")
+    values = clock.flatten(1) if problem.integrator.per_sample else clock.tolist()
+    for name, v in zip(names, values):
+        if name: setattr(stats, name, v if name in ("t", "min_step", "max_step") else v.long() if isinstance(v, Tensor) else int(v))
+    stats.rejected = stats.steps - stats.accepted
+    if not problem.integrator.per_sample: stats.status = Status(stats.status)
 
 
 def _loopable(problem, x):
@@ -292,126 +494,112 @@ def _loopable(problem, x):
     return (_classic(stepper) and not stepper.trainable and integrator.controller is not None and not integrator.t_stops and not problem.observers and not problem.integrands
             and x.numel() and (not inner or stepper.interpolant is not None and not integrator.hermite and _plain(stepper) or stepper.fsal and (integrator.hermite or stepper.interpolant is None)))
 
-# %% ../../nbs/06b_compile.ipynb #e2f93409
-def _whole(problem, x, record):
-    "The states at all times by one compiled loop, or `None`."
-    field, integrator, stats = problem.f, problem.integrator, problem.stats
-    stepper, controller, per_sample = integrator.stepper, integrator.controller, integrator.per_sample
-    pattern = controller.begin(stepper.error_order)
-    pattern = tuple(pattern) if isinstance(pattern, (tuple, list)) else None
-    if pattern is None or not all(isinstance(v, (int, float)) for v in pattern) or "loop" in record.failed: return None
-    before, make = field.nfe, functools.partial(torch.tensor, dtype=torch.float64, device=x.device)
-    if per_sample:
-        points = points_of(problem, x)
-        (t, t1), grid = points.stops, points.grid[1:].reshape(-1, *points.stops[0].shape)
-        sign, eps = torch.sign(t1 - t), 4 * torch.finfo(t.dtype).eps * torch.maximum(t.abs(), t1.abs())
-        def pack(*values): return torch.stack([torch.as_tensor(v, dtype=t.dtype, device=t.device).expand_as(t) for v in values])
-    else:
-        t, t1, grid, pack = problem.times[0], problem.times[-1], make(problem.times[1:]).reshape(-1, *[1] * x.dim()), lambda *values: make(values)
-        if t == t1: return None
-        sign, eps = math.copysign(1, t1 - t), 4 * math.ulp(max(abs(t), abs(t1)))
-    slope = record.watch(field, lambda: stepper.begin(field, t, x))
-    if torch.is_grad_enabled() and slope.requires_grad: field.nfe = before; return None        # something else than a parameter wants a gradient
-    dt = _first(integrator, field, t, x, slope, sign) if integrator.first_step is None else integrator.first_step
-    status = -1.
-    if per_sample: status = torch.where(t == t1, 0., torch.where(torch.as_tensor(dt, device=x.device) > 0, -1., _LOST))
-    elif not dt > 0: field.nfe = before; return None
-    width = len(grid) if per_sample or grid.numel() * x.numel() <= 2 * _WINDOW else min(len(grid), max(16, _WINDOW // x.numel()))
-    clock = pack(status, t, dt, 0., 0., math.inf, 0., *(v for v in pattern if isinstance(v, float)))
-    state, memory = x.detach().clone(), [slope.detach().clone()] * stepper.fsal
-    inner, polynomial = len(problem.times) > 2, None if integrator.hermite or stepper.interpolant is None else tuple(tuple(map(float, row)) for row in stepper.interpolant)
-    common = _inputs(field, stepper, integrator.tolerance, x) + (controller, tuple(None if isinstance(v, float) else v for v in pattern), (per_sample, inner, stepper.fsal), polynomial)
-    found, first, each = [], 0, len(stepper.tableau.b) - stepper.fsal
-    while True:
-        more = len(grid) > first + width
-        window = torch.cat([grid[first:first + width], torch.full_like(grid[:1], math.nan).expand(max(0, first + width - len(grid)), *grid.shape[1:])])
-        edge = [sign * problem.times[1 + i] if more else math.inf for i in (first + width - 1, first + width)]
-        span = pack(t1, sign, eps, integrator.min_step, integrator.max_step, integrator.max_steps, *edge)
-        rows, tried = torch.full((width, *x.shape), math.nan, dtype=x.dtype, device=x.device), clock[3]
-        with torch.no_grad():
-            out = record.run(("loop", *_kind(stepper), per_sample, inner, polynomial is None), _advance, _looped, common + (span, window, [clock, state, rows, *memory]),
-                             lambda out: int((out[0][3] - tried).max()) * each)
-        if out is None: field.nfe = before; return None
-        clock, state, rows, *memory = out
-        found.append(rows[:len(grid) - first])
-        if per_sample or clock[0] != _PAUSED: break
-        first += width
-        clock = torch.cat([-torch.ones_like(clock[:1]), clock[1:]])
-    field.nfe += int(clock[3].max()) * each
-    _conclude(problem, clock)
-    return torch.cat([x.detach().unsqueeze(0), *found])
+# %% ../../nbs/06b_compile.ipynb #032d1426
+class _Points:
+    "The requested times of a solve and the states there. One clock is that of a single sample."
+    def __init__(self, problem, x):
+        self.per_sample, p = problem.integrator.per_sample, basis(problem.integrator.stepper, x, problem.integrator.hermite).p
+        if self.per_sample:
+            points = points_of(problem, x)
+            (self.start, self.end), self.times, self.x, eps = points.stops, points.grid, x, torch.finfo(torch.float64).eps
+            self.sign, self.resolution = torch.sign(self.end - self.start), 4 * eps * torch.maximum(self.start.abs(), self.end.abs())
+        else:
+            self.start, self.end, self.times, self.x = problem.times[0], problem.times[-1], torch.tensor(problem.times, dtype=torch.float64, device=x.device).unsqueeze(1), x.unsqueeze(0)
+            self.sign, self.resolution = math.copysign(1, self.end - self.start), 4 * math.ulp(max(abs(self.start), abs(self.end)))
+        self.inner, self.found = len(self.times) > 2, []
+        last, self.direction = (v.flatten() if self.per_sample else v for v in (self.end, self.sign))
+        if self.inner:
+            self.p = torch.tensor(HERMITE, dtype=torch.float64, device=x.device) if p is None else p
+            self.powers = torch.arange(1, self.p.shape[1] + 1, device=x.device)
+            self.queue = (self.times * self.direction).T.contiguous()
+        self.ends = self.times == last
 
+    def pack(self, *values):
+        "Numbers, or a number for each sample, as one tensor."
+        if not self.per_sample: return torch.tensor(values, dtype=torch.float64, device=self.x.device)
+        return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.x.device).expand_as(self.start) for v in values])
 
-def _conclude(problem, clock):
-    stats, names = problem.stats, ("status", "t", None, "steps", "accepted", "min_step", "max_step")
-    values = clock.flatten(1) if problem.integrator.per_sample else clock.tolist()
-    for name, v in zip(names, values):
-        if name: setattr(stats, name, v if name in ("t", "min_step", "max_step") else v.long() if isinstance(v, Tensor) else int(v))
-    stats.rejected = stats.steps - stats.accepted
-    if not problem.integrator.per_sample: stats.status = Status(stats.status)
+    def claim(self, clock, again, x, *kept):
+        "The states at the times inside the steps that were kept."
+        n, samples, slopes = len(again), len(self.x), kept[-1]
+        starts, sizes = (again[:, i].reshape(n, samples) for i in (3, 1))
+        ends = torch.cat([starts[1:], clock[3].reshape(1, samples)]) * self.direction
+        step = torch.searchsorted(ends.T.contiguous(), self.queue)     # `[B, T]`
+        sample, row = ((step < n) & (self.queue > (starts[:1] * self.direction).T) & ~self.ends.T).nonzero().unbind(1)
+        if not len(row): return
+        which, times = step[sample, row] * samples + sample, self.times[row, sample]
+        starts, sizes = (v.reshape(-1).index_select(0, which).unsqueeze(1) for v in (starts, sizes))
+        weights = ((times.unsqueeze(1) - starts) / sizes) ** self.powers @ self.p.T * sizes      # `[K, S]`
+        x, slopes = x.reshape(n * samples, 1, -1).index_select(0, which), slopes.reshape(n, slopes.shape[1], samples, -1).movedim(1, 2).reshape(n * samples, slopes.shape[1], -1).index_select(0, which)
+        self.found.append(((row, sample), torch.baddbmm(x, weights.to(x.dtype).unsqueeze(1), slopes).reshape(-1, *self.x.shape[1:])))
+
+    def collect(self, x, reached):
+        "All states: the first, those inside, the last where it was reached; elsewhere NaN."
+        index, values = zip(*self.found) if self.found else ((), ())
+        if not self.per_sample:     # in order, and what is missing is at the end
+            known = [self.x, *values, *([x.unsqueeze(0)] if reached else [])]
+            missing = len(self.times) - sum(map(len, known))
+            return torch.cat([*known, x.new_full((missing, *x.shape), math.nan)] if missing else known)
+        sample = torch.arange(len(x), device=x.device)
+        row, which = (self.ends[1:] & reached.reshape(1, -1)).nonzero().unbind(1)
+        index = (torch.zeros_like(sample), sample), *index, (row + 1, which)
+        return x.new_full((len(self.times), *x.shape), math.nan).index_put(tuple(map(torch.cat, zip(*index))), torch.cat([self.x, *values, x[which]]))
 
 # %% ../../nbs/06b_compile.ipynb #c8edb2fe
-def _march(f, form, args, layout, control, stepper, norm, limits, times, sizes, x, memory):
-    "Some steps of given sizes, one after the other."
-    field, states = VectorField(f, *args, layout=layout, form=form, control=control), []
-    for t, dt in zip(times.unbind(), sizes.unbind()):
-        step = stepper(field, t, x, dt if x.dim() else dt.to(x.real.dtype), memory)
-        x, memory = step.x, step.memory
-        states.append(x)
-    return torch.stack(states), x, memory
-
-# %% ../../nbs/06b_compile.ipynb #22680662
-_UNROLL = 5
+def _even(f, form, args, layout, control, stepper, norm, limits, keep, plan, carry):
+    "One step of a list as a function from tensors to tensors."
+    clock, x, *memory = carry
+    status, row, steps = clock.unbind()
+    t, dt = plan.index_select(1, steps.long().reshape(1)).squeeze(1).unbind()
+    field = VectorField(f, *args, layout=layout, form=form, control=control)
+    step = stepper(field, t, x, dt if x.dim() else dt.to(x.real.dtype), memory[0] if memory else None)
+    new = torch.stack([torch.where(steps + 1 < plan.shape[1], -1., 0.), row + 1, steps + 1])
+    begun = torch.stack([torch.where(status == _FRESH, -1., status), row, steps]), x.clone(), *(torch.where(status == _FRESH, field(t, x), v) for v in memory)
+    return new, step.x, *([step.memory] if memory else []), *begun, *((clock.clone(), x.clone(), *(v.clone() for v in memory)) if keep else ())
 
 # %% ../../nbs/06b_compile.ipynb #09c3deed
 def _fixed(problem, x, record, graph):
-    "The states at all times by compiled runs of fixed steps, or `None`."
+    "The states at all times by one compiled loop of fixed steps, or `None`."
     integrator, field, stats, times = problem.integrator, problem.f, problem.stats, problem.times
     stepper = integrator.stepper
-    if integrator.controller is not None or integrator.per_sample or integrator.t_stops or problem.observers or problem.integrands or not _classic(stepper): return None
+    if integrator.controller is not None or integrator.per_sample or integrator.t_stops or problem.observers or problem.integrands or not _classic(stepper) or "loop" in record.failed: return None
     counts = [1 if integrator.dt is None else max(1, math.ceil(abs(b - a) / integrator.dt * (1 - 1e-12))) for a, b in zip(times, times[1:])]
-    total = sum(counts)
-    if total <= _UNROLL or integrator.dt is not None and total > integrator.max_steps or "steps" in record.failed: return None
+    if not x.numel() or not counts or integrator.dt is not None and sum(counts) > integrator.max_steps: return None
     starts = [a if not i else a + i * ((b - a) / n) for a, b, n in zip(times, times[1:], counts) for i in range(n)]
     sizes = [(b - a) / n for a, b, n in zip(times, times[1:], counts) for i in range(n)]
-    before, each = field.nfe, len(stepper.tableau.b) - stepper.fsal
-    head, memory = int(record.counters is None), stepper.begin(field, times[0], x)
-    clock = torch.tensor([starts, sizes], dtype=torch.float64, device=x.device)
-    states, state, common = [], x, _inputs(field, stepper, integrator.tolerance, x)
-    def alone(i):
-        new, _, _, after, _ = stepper(field, starts[i], state, sizes[i], memory)
-        states.append(new.unsqueeze(0))
-        return new, after
-    if head: state, memory = record.watch(field, lambda: alone(0))
-    rest = head + (total - head) // _UNROLL * _UNROLL
-    for i in range(head, rest, _UNROLL):
-        out = record.run(("steps", *_kind(stepper), torch.is_grad_enabled()), _march, _lower, common + (*clock[:, i:i + _UNROLL].unbind(), _rooted(state) if graph else state, memory), lambda _: _UNROLL * each)
-        if out is None: field.nfe = before; return None
-        some, state, memory = out
-        states.append(some)
-        field.nfe += _UNROLL * each
-    for i in range(rest, total): state, memory = alone(i)
+    each, inner, make = len(stepper.tableau.b) - stepper.fsal, len(times) > 2, functools.partial(torch.tensor, dtype=torch.float64, device=x.device)
+    record.probe(field, times[0], x)
+    keep, plan = inner or torch.is_grad_enabled(), make([starts, sizes])
+    torch._dynamo.maybe_mark_dynamic(plan, 1)
+    carry, states = [make([_FRESH, 0., 0.]), x, *[torch.zeros_like(x)] * stepper.fsal], []
+    for clock, end, kept in _rounds(problem, record, ("loop", keep), _even, _inputs(field, stepper, integrator.tolerance, x) + (keep, plan), carry, keep and len(carry), graph, each, int(stepper.fsal)):
+        if clock is None: return None
+        if inner: states.append(kept[1])
     for dt in sizes: stats.count(dt, True)
     stats.t = times[-1]
-    rows = torch.cat(states)
-    if total != len(counts): rows = rows[torch.tensor(counts, device=x.device).cumsum(0) - 1]
-    return torch.cat([x.unsqueeze(0), rows])
+    if not inner: return torch.stack([x, end])
+    ends = torch.tensor([0, *counts], device=x.device).cumsum(0)
+    return torch.cat([x.unsqueeze(0), *states, end.unsqueeze(0)])[ends + (ends > 0)] if len(starts) > len(counts) else torch.cat([x.unsqueeze(0), *(v[not i:] for i, v in enumerate(states)), end.unsqueeze(0)])
+
+# %% ../../nbs/06b_compile.ipynb #5c1e7a02
+_LARGE = 1 << 22
 
 # %% ../../nbs/06b_compile.ipynb #b5a25368
 def compiled(
     sensitivity: Callable,      # one of `SENSITIVITIES`, or a function like them
     backend: str = "inductor",  # of `torch.compile`
 ) -> Callable:                  # the same with what can be compiled, compiled
-    "A sensitivity whose solves are compiled: the whole loop where no gradient is asked for, else its steps."
+    "A sensitivity whose solves are compiled: the whole loop where that can be, else its steps."
     name = getattr(sensitivity, "func", sensitivity)
     def solve(problem, x, tensors, backward):
         field, stepper = problem.f, problem.integrator.stepper
         if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None or not isinstance(field, VectorField): return sensitivity(problem, x, tensors, backward)
         record, found = _record(field.f, backend), None
         graph = torch.is_grad_enabled() and any(v.requires_grad for v in (x, *tensors, *stepper.parameters()))
-        known = name in (SENSITIVITIES["autograd"], SENSITIVITIES["checkpointed"]) or name in SENSITIVITIES.values() and not graph and not stepper.trainable and name is not SENSITIVITIES["reversible"]
-        if not graph and known and _loopable(problem, x): found = _whole(problem, x, record)
-        if found is None and known and (name is SENSITIVITIES["autograd"] or not graph): found = _fixed(problem, x, record, graph)
+        known = name in (SENSITIVITIES["autograd"], SENSITIVITIES["checkpointed"]) or name in SENSITIVITIES.values() and not torch.is_grad_enabled() and name is not SENSITIVITIES["reversible"]
+        if graph and name is SENSITIVITIES["autograd"] and x.numel() * sum(v.numel() for v in tensors) > _LARGE: known = False       # the steps keep their graphs
+        if known and _loopable(problem, x): found = _whole(problem, x, record, graph)
+        if found is None and known: found = _fixed(problem, x, record, graph)
         if found is None and stepper.explicit and "step" not in record.failed:
             kept = _CompiledStepper(stepper, record, field, problem.integrator.tolerance, problem.integrator.hermite, graph)
             integrator = dataclasses.replace(problem.integrator, stepper=kept, tolerance=_KnownRatio(problem.integrator.tolerance, kept))

@@ -193,7 +193,7 @@ def odeint(
     dense: bool = False,              # keep the solution as a function: `solution.interpolate(t)`
     throw: bool = True,               # raise `SolverError` on failure; else see `solution.status`
     progress: bool = False,           # show a bar in units of time
-    compile: bool = False,            # by `torch.compile`: the whole loop where no gradient is asked for, else its steps; the first call takes long
+    compile: bool = False,            # by `torch.compile`: the whole loop and the way back through it where that can be, else its steps; the first call takes long
 ) -> Solution:                        # unpacks as `(t_eval [T], x [T, *state])`
     "Solves $\\dot x = f(t, x)$ from `x` at `t_span[0]` and gives the states at all times of `t_span`."
     start, (x, layout) = x, ravel_state(x, int(per_sample))
