@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_map
 
-from .dense import HERMITE, Basis, basis, interpolant
+from .dense import HERMITE, Basis, interpolant
 from .control import Tolerance, initial_step
 from .integrate import points_of
 from .sensitivity import SENSITIVITIES, _Forgetful
 from .states import Status, VectorField
-from .steppers import RungeKutta, Step, Stepper
+from .steppers import RungeKutta, Step, Stepper, weighted_sum
 
 # %% ../../nbs/06b_compile.ipynb #701e01b7
 def _step(f, form, args, layout, control, stepper, norm, limits, packed, t, x, dt, memory):
@@ -123,7 +123,7 @@ class _Loop:
         self.m, self.others = len(self.carried), [i for i in range(len(nodes)) if i not in self.carried]
         carry, made, begun, self.kept = ([given[i] for i in self.carried], *_split(made, self.m, self.m))
         if _mutates(gm): raise RuntimeError("the field changes a tensor in place, such as the statistics of a batch norm, which a loop cannot")
-        if len(self.kept) != int(kept) or any(_kinds(row) != _kinds(carry) for row in (made, begun, self.kept[:self.m] or made)): raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
+        if len(self.kept) != int(kept) or any(_kinds(row) != _kinds(carry) for row in (made, begun, self.kept[:self.m] if torch.is_grad_enabled() else made)): raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
         self.room = max(4, _ROOM // max(1, sum(_hint(v.numel()) for v in self.kept)))
         self.forward = self.lower(self.there, given)
         self.wanted = [i for i in self.others if _wants(given[i])] if torch.is_grad_enabled() else []
@@ -397,7 +397,7 @@ def _inputs(field, stepper, tolerance, x):
 # %% ../../nbs/06b_compile.ipynb #1d504c85
 def _advance(f, form, args, layout, control, stepper, norm, limits, controller, pattern, flags, span, carry):
     "One step of an adaptive solve as a function from tensors to tensors."
-    (per_sample, keep, hermite, choose), (t1, sign, resolution, shortest, longest, most_steps) = flags, span.unbind()
+    (per_sample, graph, choose, curve), (t1, sign, resolution, shortest, longest, most_steps) = flags, span.unbind()
     clock, x, *memory = carry
     status, row, steps, t, dt, accepted, least, most, *past = clock.unbind()
     field, given = VectorField(f, *args, layout=layout, form=form, control=control), iter(past)
@@ -426,10 +426,11 @@ def _advance(f, form, args, layout, control, stepper, norm, limits, controller, 
         if choose: dt = torch.where(status == _FRESH, initial_step(field, t, x, slope, stepper.error_order, Tolerance(*limits, norm), sign), dt)
         begun = torch.stack([torch.where(status == _FRESH, torch.where(dt > 0, -1., _LOST), status), *clock[1:4].unbind(), dt, *clock[5:].unbind()])
     carry = new, torch.where(take, step.x, x), *(torch.where(take, step.memory, v) for v in memory), begun, x.clone(), *(torch.where(status == _FRESH, slope, v) for v in memory)
-    if not keep: return carry
-    kept = again, x.clone(), *(v.clone() for v in memory)
-    if keep != "slopes": return *carry, *kept
-    return *carry, *kept, torch.stack(list(interpolant(field, t, x, h, step, Basis(None if hermite else (), stepper.extend)).slopes))
+    kept = (again, x.clone(), *(v.clone() for v in memory[:graph])) if graph or curve else ()
+    if curve is None: return *carry, *kept
+    p = HERMITE if curve == "hermite" else stepper.interpolant
+    slopes = interpolant(field, t, x, h, step, Basis(None if curve == "hermite" else p, stepper.extend)).slopes
+    return *carry, *kept, torch.stack([weighted_sum(slopes, column) for column in zip(*p)])
 
 # %% ../../nbs/06b_compile.ipynb #dd8e331a
 _AGAIN, _FRESH = -2., -3.       # the status of a step that was taken before, and that of a solve that has not begun
@@ -469,10 +470,11 @@ def _whole(problem, x, record, graph):
     status = torch.where(t == t1, 0., _FRESH) if per_sample else _FRESH
     clock = points.pack(status, 0., 0., t, integrator.first_step or 0., 0., math.inf, 0., *(v for v in pattern if isinstance(v, float)))
     span = points.pack(t1, points.sign, points.resolution, integrator.min_step, integrator.max_step, integrator.max_steps)
-    hermite, keep = integrator.hermite or stepper.interpolant is None, "slopes" if points.inner else torch.is_grad_enabled()
-    inputs = _inputs(field, stepper, integrator.tolerance, x) + (controller, tuple(None if isinstance(v, float) else v for v in pattern), (per_sample, keep, hermite, choose), span)
+    flags = per_sample, torch.is_grad_enabled(), choose, points.curve
+    inputs = _inputs(field, stepper, integrator.tolerance, x) + (controller, tuple(None if isinstance(v, float) else v for v in pattern), flags, span)
     carry, each = [clock, x, *[torch.zeros_like(x)] * stepper.fsal], len(stepper.tableau.b) - stepper.fsal
-    for clock, end, kept in _rounds(problem, record, ("loop", per_sample, keep, hermite, choose), _advance, inputs, carry, keep and len(carry) + points.inner, graph, each, (stepper.fsal or choose) + choose):
+    kept = (len(carry) if torch.is_grad_enabled() else 2 * points.inner) + points.inner
+    for clock, end, kept in _rounds(problem, record, ("loop", *flags), _advance, inputs, carry, kept, graph, each, (stepper.fsal or choose) + choose):
         if clock is None: return None
         if points.inner: points.claim(clock, *kept)
     _conclude(problem, clock)
@@ -498,7 +500,7 @@ def _loopable(problem, x):
 class _Points:
     "The requested times of a solve and the states there. One clock is that of a single sample."
     def __init__(self, problem, x):
-        self.per_sample, p = problem.integrator.per_sample, basis(problem.integrator.stepper, x, problem.integrator.hermite).p
+        self.per_sample, stepper = problem.integrator.per_sample, problem.integrator.stepper
         if self.per_sample:
             points = points_of(problem, x)
             (self.start, self.end), self.times, self.x, eps = points.stops, points.grid, x, torch.finfo(torch.float64).eps
@@ -506,13 +508,13 @@ class _Points:
         else:
             self.start, self.end, self.times, self.x = problem.times[0], problem.times[-1], torch.tensor(problem.times, dtype=torch.float64, device=x.device).unsqueeze(1), x.unsqueeze(0)
             self.sign, self.resolution = math.copysign(1, self.end - self.start), 4 * math.ulp(max(abs(self.start), abs(self.end)))
-        self.inner, self.found = len(self.times) > 2, []
+        self.inner, self.found, hermite = len(self.times) > 2, [], problem.integrator.hermite or stepper.interpolant is None
+        self.curve = None if not self.inner else "hermite" if hermite else "own"
         last, self.direction = (v.flatten() if self.per_sample else v for v in (self.end, self.sign))
+        self.open = (self.times != last).T      # `[B, T]`
         if self.inner:
-            self.p = torch.tensor(HERMITE, dtype=torch.float64, device=x.device) if p is None else p
-            self.powers = torch.arange(1, self.p.shape[1] + 1, device=x.device)
-            self.queue = (self.times * self.direction).T.contiguous()
-        self.ends = self.times == last
+            self.queue, self.flat = (self.times * self.direction).T.contiguous(), self.times.T.flatten()
+            self.powers = torch.arange(1, len((HERMITE if hermite else stepper.interpolant)[0]) + 1, device=x.device)
 
     def pack(self, *values):
         "Numbers, or a number for each sample, as one tensor."
@@ -521,17 +523,17 @@ class _Points:
 
     def claim(self, clock, again, x, *kept):
         "The states at the times inside the steps that were kept."
-        n, samples, slopes = len(again), len(self.x), kept[-1]
+        n, samples, coefficients = len(again), len(self.x), kept[-1]
         starts, sizes = (again[:, i].reshape(n, samples) for i in (3, 1))
         ends = torch.cat([starts[1:], clock[3].reshape(1, samples)]) * self.direction
         step = torch.searchsorted(ends.T.contiguous(), self.queue)     # `[B, T]`
-        sample, row = ((step < n) & (self.queue > (starts[:1] * self.direction).T) & ~self.ends.T).nonzero().unbind(1)
-        if not len(row): return
-        which, times = step[sample, row] * samples + sample, self.times[row, sample]
-        starts, sizes = (v.reshape(-1).index_select(0, which).unsqueeze(1) for v in (starts, sizes))
-        weights = ((times.unsqueeze(1) - starts) / sizes) ** self.powers @ self.p.T * sizes      # `[K, S]`
-        x, slopes = x.reshape(n * samples, 1, -1).index_select(0, which), slopes.reshape(n, slopes.shape[1], samples, -1).movedim(1, 2).reshape(n * samples, slopes.shape[1], -1).index_select(0, which)
-        self.found.append(((row, sample), torch.baddbmm(x, weights.to(x.dtype).unsqueeze(1), slopes).reshape(-1, *self.x.shape[1:])))
+        mine = ((step < n) & (self.queue > (starts[:1] * self.direction).T) & self.open).flatten().nonzero().squeeze(1)
+        if not len(mine): return
+        which = step.flatten().index_select(0, mine) * samples + mine // len(self.times)
+        t, h, x = (v.reshape(n * samples, 1, -1).index_select(0, which) for v in (starts, sizes, x))
+        theta = (self.flat.index_select(0, mine).reshape(-1, 1, 1) - t) / h
+        coefficients = coefficients.reshape(n, -1, samples, x.shape[-1]).movedim(1, 2).reshape(n * samples, -1, x.shape[-1]).index_select(0, which)
+        self.found.append((mine, torch.baddbmm(x, (theta ** self.powers * h).to(x.dtype), coefficients).reshape(-1, *self.x.shape[1:])))
 
     def collect(self, x, reached):
         "All states: the first, those inside, the last where it was reached; elsewhere NaN."
@@ -540,10 +542,10 @@ class _Points:
             known = [self.x, *values, *([x.unsqueeze(0)] if reached else [])]
             missing = len(self.times) - sum(map(len, known))
             return torch.cat([*known, x.new_full((missing, *x.shape), math.nan)] if missing else known)
-        sample = torch.arange(len(x), device=x.device)
-        row, which = (self.ends[1:] & reached.reshape(1, -1)).nonzero().unbind(1)
-        index = (torch.zeros_like(sample), sample), *index, (row + 1, which)
-        return x.new_full((len(self.times), *x.shape), math.nan).index_put(tuple(map(torch.cat, zip(*index))), torch.cat([self.x, *values, x[which]]))
+        T, last = len(self.times), (~self.open[:, 1:] & reached.reshape(-1, 1)).nonzero()
+        index = torch.cat([torch.arange(len(x), device=x.device) * T, *index, last[:, 0] * T + last[:, 1] + 1])
+        rows = x.new_full((len(x) * T, *x.shape[1:]), math.nan).index_copy(0, index, torch.cat([self.x, *values, x[last[:, 0]]]))
+        return rows.reshape(len(x), T, *x.shape[1:]).movedim(1, 0)
 
 # %% ../../nbs/06b_compile.ipynb #c8edb2fe
 def _even(f, form, args, layout, control, stepper, norm, limits, keep, plan, carry):
