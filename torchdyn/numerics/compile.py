@@ -55,7 +55,7 @@ def _lower(gm, inputs, record):
         if record.backend != "inductor": return lookup_backend(record.backend)(gm, inputs)
         from torch._inductor.compile_fx import compile_fx
         on_cpu = all(v.device.type == "cpu" for v in inputs if isinstance(v, Tensor))
-        settings = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast", "post_grad_custom_pre_pass": _tanh_pass()} if on_cpu else {}     # C++ also calls the kernels
+        settings = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast", "post_grad_custom_pre_pass": _fusible()} if on_cpu else {}     # C++ also calls the kernels
         with _quiet("torch._inductor.ir"): return compile_fx(gm, inputs, config_patches=settings)
 
 
@@ -79,33 +79,46 @@ def _quiet(name):
 
 # %% ../../nbs/06b_compile.ipynb #dbd89c32
 _TANH = (1., .1338399932, .003499018083, 2.066159976e-5, 1.342024177e-8), (1., .4671732082, .02589029169, 3.291073289e-4, 7.804911258e-7), 9.
+_THIN = 4       # the most rows of a factor that is multiplied out
 
 @functools.cache
-def _tanh_pass():
-    "Puts the rational function in the place of the hyperbolic tangents of a graph."
+def _fusible():
+    "Puts formulas that the compiler can merge with their neighbours in the place of hyperbolic tangents and of thin products."
     from torch._inductor.custom_graph_pass import CustomGraphPass
     aten = torch.ops.aten
 
     class Pass(CustomGraphPass):
-        def uuid(self): return f"torchdyn tanh 1 {_TANH}".encode()
+        def uuid(self): return f"torchdyn 2 {_TANH} {_THIN}".encode()
 
         def __call__(self, graph):
             for n in graph.find_nodes(op="call_function", target=aten.tanh.default):
-                if n.meta["val"].dtype is torch.float32: self.replace(graph, n)
+                if n.meta["val"].dtype is torch.float32: self.replace(graph, n, self.tanh, *n.args)
                 elif _hint(n.meta["val"].numel()) > 1024: n.meta["custom"] = {**n.meta.get("custom", {}), "fallback_to_eager": True}
+            for target in (aten.mm.default, aten.addmm.default):
+                for n in graph.find_nodes(op="call_function", target=target):
+                    if isinstance(k := n.args[-1].meta["val"].shape[0], int) and k <= _THIN and not n.kwargs: self.replace(graph, n, self.product, *n.args)
 
-        def replace(self, graph, n):
-            def op(f, *inputs):
+        def replace(self, graph, n, formula, *inputs):
+            def op(f, *inputs, value=None):
                 made = graph.call_function(f, inputs)
-                made.meta.update(n.meta)
+                made.meta.update(n.meta if value is None else {**n.meta, "val": value})
                 return made
+            with graph.inserting_before(n): n.replace_all_uses_with(formula(op, *inputs))
+            graph.erase_node(n)
+
+        def tanh(self, op, x):
             def polynomial(coefficients): return functools.reduce(lambda p, c: op(aten.add.Tensor, op(aten.mul.Tensor, u, p), c), reversed(coefficients))
             above, below, edge = _TANH
-            with graph.inserting_before(n):
-                x = op(aten.clamp_max.default, op(aten.clamp_min.default, n.args[0], -edge), edge)
-                u = op(aten.mul.Tensor, x, x)
-                n.replace_all_uses_with(op(aten.div.Tensor, op(aten.mul.Tensor, x, polynomial(above)), polynomial(below)))
-            graph.erase_node(n)
+            x = op(aten.clamp_max.default, op(aten.clamp_min.default, x, -edge), edge)
+            u = op(aten.mul.Tensor, x, x)
+            return op(aten.div.Tensor, op(aten.mul.Tensor, x, polynomial(above)), polynomial(below))
+
+        def product(self, op, *terms):
+            *total, a, b = terms        # a bias comes first
+            for i in range(b.meta["val"].shape[0]):
+                column, row = (op(aten.slice.Tensor, v, dim, i, i + 1, value=v.meta["val"].narrow(dim, i, 1)) for v, dim in ((a, 1), (b, 0)))
+                total = [op(aten.add.Tensor, v, op(aten.mul.Tensor, column, row)) for v in total] or [op(aten.mul.Tensor, column, row)]
+            return total[0]
     return Pass()
 
 
@@ -241,6 +254,7 @@ class _Recalled(torch.autograd.Function):
         found = loop.backward(torch.tensor([ctx.rows], device=rows[0].device), *ends, *seen, *rows, *flat)
         stats, each = ctx.tally
         stats.nfe_backward += each * ctx.rows
+        loop.record.count(each * ctx.rows)
         places = dict(zip((*loop.carried[1:], *loop.wanted), found))
         return None, *(places.get(i) for i in range(len(flat)))
 
@@ -308,7 +322,11 @@ class _Record:
         before = field.nfe
         self.watch(field, lambda: field(t, x))
         field.nfe = before
-        for ref, k, each in self.counters: setattr(ref(), k, getattr(ref(), k) - each)
+        self.count(-1)
+
+    def count(self, evaluations):
+        for ref, k, each in self.counters or ():
+            if (m := ref()) is not None: setattr(m, k, getattr(m, k) + evaluations * each)
 
     def run(self, kind, function, build, inputs, count):
         "`function(*inputs)`, compiled: `None` if that cannot be. `count(result)` is the number of evaluations."
