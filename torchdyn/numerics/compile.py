@@ -138,6 +138,7 @@ class _Loop:
         if _mutates(gm): raise RuntimeError("the field changes a tensor in place, such as the statistics of a batch norm, which a loop cannot")
         if len(self.kept) != int(kept) or any(_kinds(row) != _kinds(carry) for row in (made, begun, self.kept[:self.m] if torch.is_grad_enabled() else made)): raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
         self.room = max(4, _ROOM // max(1, sum(_hint(v.numel()) for v in self.kept)))
+        self.step = _traced(gm, given)      # in PyTorch's own operations, chosen for parameters that want gradients
         self.forward = self.lower(self.there, given)
         self.wanted = [i for i in self.others if _wants(given[i])] if torch.is_grad_enabled() else []
         self.differentiable = bool(self.wanted) or torch.is_grad_enabled() and any(map(_wants, carry))
@@ -164,14 +165,14 @@ class _Loop:
 
     def there(self, *flat):
         "The loop: what is carried at its end, and the buffers."
-        carry, others = self.gm(*flat)[self.m:2 * self.m], [flat[i] for i in self.others]
+        carry, others = self.step(*flat)[self.m:2 * self.m], [flat[i] for i in self.others]
         buffers = [torch.empty(self.room, *v.shape, dtype=v.dtype, device=v.device) for v in self.kept]
 
         def cond(clock, *_): return (clock[0].amin() < 0) & (clock[1].amax() < self.room) if buffers else clock[0].amin() < 0
 
         def body(*v):
             carry, others, buffers = _split(v, self.m, len(self.others))
-            new, _, kept = _split(self.gm(*self.order(carry, others)), self.m, self.m)
+            new, _, kept = _split(self.step(*self.order(carry, others)), self.m, self.m)
             row = carry[0][1].amax().long().reshape(1)
             for buffer, value in zip(buffers, kept): buffer.index_copy_(0, row, value.unsqueeze(0))
             return tuple(new)
