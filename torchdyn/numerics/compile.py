@@ -254,8 +254,9 @@ class _Recalled(torch.autograd.Function):
             if kept[i] is not None: whole[:ctx.rows] = kept[i]
         found = loop.backward(torch.tensor([ctx.rows], device=rows[0].device), *ends, *seen, *rows, *flat)
         stats, each = ctx.tally
-        stats.nfe_backward += each * ctx.rows
-        loop.record.count(each * ctx.rows)
+        evaluations = each * ctx.rows + loop.m - 2       # those of the steps, and the first slope if it is carried
+        stats.nfe_backward += evaluations
+        loop.record.count(evaluations)
         places = dict(zip((*loop.carried[1:], *loop.wanted), found))
         return None, *(places.get(i) for i in range(len(flat)))
 
@@ -467,7 +468,7 @@ def _rounds(problem, record, kind, function, inputs, carry, kept, graph, each, o
         out = record.run(kind, function, functools.partial(_Loop, kept), (*inputs, carry), evaluations)
         if out is None: yield None, None, None; return
         problem.f.nfe += evaluations(out)
-        carry, opening = list(out[:m]), 0
+        carry = list(out[:m])
         yield *carry[:2], out[2 * m:]
         if not (carry[0][0] < 0).any(): return
         carry[0] = torch.cat([carry[0][:1], torch.zeros_like(carry[0][:1]), carry[0][2:]])      # the buffers were full
@@ -599,8 +600,8 @@ def _fixed(problem, x, record, graph):
     for dt in sizes: stats.count(dt, True)
     stats.t = times[-1]
     if not inner: return torch.stack([x, end])
-    ends = torch.tensor([0, *counts], device=x.device).cumsum(0)
-    return torch.cat([x.unsqueeze(0), *states, end.unsqueeze(0)])[ends + (ends > 0)] if len(starts) > len(counts) else torch.cat([x.unsqueeze(0), *(v[not i:] for i, v in enumerate(states)), end.unsqueeze(0)])
+    rows = torch.cat([*states, end.unsqueeze(0)])
+    return rows if len(rows) == len(times) else rows[torch.tensor([0, *counts], device=x.device).cumsum(0)]
 
 # %% ../../nbs/06b_compile.ipynb #5c1e7a02
 _LARGE = 1 << 22
@@ -617,7 +618,7 @@ def compiled(
         if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None or not isinstance(field, VectorField): return sensitivity(problem, x, tensors, backward)
         record, found = _record(field.f, backend), None
         graph = torch.is_grad_enabled() and any(v.requires_grad for v in (x, *tensors, *stepper.parameters()))
-        known = name in (SENSITIVITIES["autograd"], SENSITIVITIES["checkpointed"]) or name in SENSITIVITIES.values() and not torch.is_grad_enabled() and name is not SENSITIVITIES["reversible"]
+        known = sensitivity in (SENSITIVITIES["autograd"], SENSITIVITIES["checkpointed"]) or name in SENSITIVITIES.values() and not torch.is_grad_enabled() and name is not SENSITIVITIES["reversible"]
         if graph and name is SENSITIVITIES["autograd"] and x.numel() * sum(v.numel() for v in tensors) > _LARGE: known = False       # the steps keep their graphs
         if known and _loopable(problem, x): found = _whole(problem, x, record, graph)
         if found is None and known: found = _fixed(problem, x, record, graph)
