@@ -74,7 +74,8 @@ def variants(w):
         rows["torchdyn"] = [("one clock", {}), ("per sample", {"per_sample": True}), ("one clock, compiled", {"compile": True})]
         rows["diffrax"] = [("one clock", {}), ("per sample", {"per_sample": True})]
     elif w.method == "stiff":
-        rows = {"torchdyn": [(s, {"solver": s}) for s in ("rodas4", "radau5", "kvaerno5")] + [("rodas4, with gradient", {"solver": "rodas4", "gradient": True})],
+        rows = {"torchdyn": [(s, {"solver": s}) for s in ("rodas4", "radau5", "kvaerno5")] + [("rodas4, with gradient", {"solver": "rodas4", "gradient": True}),
+                             ("rodas4, compiled", {"solver": "rodas4", "compile": True}), ("rodas4, compiled, with gradient", {"solver": "rodas4", "gradient": True, "compile": True})],
                 "torchdiffeq": [("scipy's Radau", {})], "torchode": none("explicit methods only"), "torchdyn1": none("fixed-step implicit Euler only"),
                 "diffrax": [("kvaerno5", {})], "scipy": [("Radau", {})]}
     if w.method == "rk4": rows["torchode"] = none("no fixed-step rk4")

@@ -32,11 +32,11 @@ from .steppers import RungeKutta, Step, Stepper, weighted_sum
 
 # %% ../../nbs/06b_compile.ipynb #701e01b7
 def _step(f, form, args, layout, control, stepper, norm, limits, packed, t, x, dt, memory):
-    "One step and the size of its error, in tensors; and how often it evaluates the field."
+    "One step and the size of its error, in tensors; and how often it evaluates the field and its Jacobian."
     field = VectorField(f, *args, layout=layout, form=form, control=control)
     step = stepper(field, t, x, dt if x.dim() else dt.to(x.real.dtype), memory)
     with torch.no_grad(): ratio = None if step.error is None else _ratio(norm, limits, step.error, x, step.x)
-    return step.x, step.error, torch.stack(step.stages) if packed else step.stages, step.memory, step.status, ratio, field.nfe
+    return step.x, step.error, torch.stack(step.stages) if packed else step.stages, step.memory, step.status, ratio, (field.nfe, field.jacobians)
 
 
 def _ratio(norm, limits, error, before, after): return norm(error / (torch.maximum(before.abs(), after.abs()) * limits[1] + limits[0]))   # `Tolerance.ratio`
@@ -138,7 +138,7 @@ class _Loop:
         if _mutates(gm): raise RuntimeError("the field changes a tensor in place, such as the statistics of a batch norm, which a loop cannot")
         if len(self.kept) != int(kept) or any(_kinds(row) != _kinds(carry) for row in (made, begun, self.kept[:self.m] if torch.is_grad_enabled() else made)): raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
         self.room = max(4, _ROOM // max(1, sum(_hint(v.numel()) for v in self.kept)))
-        self.step = _traced(gm, given)      # in PyTorch's own operations, chosen for parameters that want gradients
+        self.step = _traced(gm, given, torch.is_grad_enabled())      # in PyTorch's own operations, chosen for parameters that want gradients
         self.forward = self.lower(self.there, given)
         self.wanted = [i for i in self.others if _wants(given[i])] if torch.is_grad_enabled() else []
         self.differentiable = bool(self.wanted) or torch.is_grad_enabled() and any(map(_wants, carry))
@@ -268,10 +268,12 @@ def _while(cond, body, carry, others, written=()):
     return torch.ops.higher_order.while_loop(cond, body, tuple(carry), (*others, *written), **indices)
 
 
-def _traced(function, inputs):
+def _traced(function, inputs, grad=False):
     from torch._dispatch.python import enable_python_dispatcher
     from torch.fx.experimental.proxy_tensor import make_fx
-    with torch.no_grad(), enable_python_dispatcher(), _mode(inputs): gm = make_fx(function)(*inputs)
+    with torch.set_grad_enabled(grad), enable_python_dispatcher(), _mode(inputs): gm = make_fx(function)(*inputs)
+    gm.graph.eliminate_dead_code()
+    gm.recompile()
     for n in gm.graph.find_nodes(op="placeholder"): n.meta.pop("val", None)
     return gm
 
@@ -339,7 +341,7 @@ class _Record:
         for m, k, *_ in held: setattr(m, k, 0)
         begin, self.built = time.perf_counter(), False
         try:
-            result = self.programs[kind](*inputs)
+            with torch._dynamo.config.patch(trace_autograd_ops=True): result = self.programs[kind](*inputs)
             made = count(result)
             if self.built: _log.info("compiled the %s in %.1f s", kind[0], time.perf_counter() - begin)
             return result
@@ -376,7 +378,7 @@ class _CompiledStepper(Stepper):
         self.graph = graph
         self.packed = not hermite and stepper.interpolant is not None and _plain(stepper)
         self.stepper, self.record, self.field, self.tolerance, self.known, self.inputs = stepper, record, field, tolerance, (None, None), {}
-        for name in ("order", "error_order", "adaptive", "explicit", "reversible", "trainable", "interpolant", "extend", "begin", "fsal", "reverse"):
+        for name in ("order", "error_order", "adaptive", "explicit", "linear", "reversible", "trainable", "interpolant", "extend", "begin", "fsal", "reverse"):
             if hasattr(stepper, name): setattr(self, name, getattr(stepper, name))
 
     def forward(self, f, t, x, dt, memory):
@@ -388,10 +390,10 @@ class _CompiledStepper(Stepper):
             grad = torch.is_grad_enabled()
             if (field, grad) not in self.inputs: self.inputs[field, grad] = _inputs(field, self.stepper, self.tolerance, x)
             inputs = self.inputs[field, grad] + (self.packed, clock(t), _rooted(x) if grad and self.graph else x if grad else x.detach(), clock(dt), memory)
-            found = self.record.run(("step", *_kind(self.stepper), grad, isinstance(t, Tensor)), _step, _lower, inputs, lambda out: out[-1])
+            found = self.record.run(("step", *_kind(self.stepper), grad, isinstance(t, Tensor)), _step, _lower, inputs, lambda out: out[-1][0])
         if found is None: return self.stepper(f, t, x, dt, memory)
-        new, error, stages, memory, status, ratio, evaluations = found
-        field.nfe += evaluations
+        new, error, stages, memory, status, ratio, made = found
+        field.nfe, field.jacobians = field.nfe + made[0], field.jacobians + made[1]
         self.known = error, ratio
         return Step(new, error, stages, memory, status)
 
@@ -429,7 +431,7 @@ def _advance(f, form, args, layout, control, stepper, norm, limits, controller, 
     tried = torch.where(last, left, size)
     if per_sample: tried = torch.where(running, tried, 0)
     h = sign * tried
-    step = stepper(field, t, x, h.to(small) if per_sample or not x.dim() else h, memory[0] if memory else None)
+    step, made = stepper(field, t, x, h.to(small) if per_sample or not x.dim() else h, memory[0] if memory else None), (field.nfe, field.jacobians)
     with torch.no_grad():
         ratio = _ratio(norm, limits, step.error, x, step.x).to(t.dtype)
         accept, proposal, remembered = controller(tried, ratio, past)
@@ -447,10 +449,10 @@ def _advance(f, form, args, layout, control, stepper, norm, limits, controller, 
         begun = torch.stack([torch.where(status == _FRESH, torch.where(dt > 0, -1., _LOST), status), *clock[1:4].unbind(), dt, *clock[5:].unbind()])
     carry = new, torch.where(take, step.x, x), *(torch.where(take, step.memory, v) for v in memory), begun, x.clone(), *(torch.where(status == _FRESH, slope, v) for v in memory)
     kept = (again, x.clone(), *(v.clone() for v in memory[:graph])) if graph or curve else ()
-    if curve is None: return *carry, *kept
+    if curve is None: return *carry, *kept, made
     p = HERMITE if curve == "hermite" else stepper.interpolant
     slopes = interpolant(field, t, x, h, step, Basis(None if curve == "hermite" else p, stepper.extend)).slopes
-    return *carry, *kept, torch.stack([weighted_sum(slopes, column) for column in zip(*p)])
+    return *carry, *kept, torch.stack([weighted_sum(slopes, column) for column in zip(*p)]), made
 
 # %% ../../nbs/06b_compile.ipynb #dd8e331a
 _AGAIN, _FRESH = -2., -3.       # the status of a step that was taken before, and that of a solve that has not begun
@@ -459,17 +461,20 @@ _SPENT, _SMALL, _LOST = (float(s) for s in (Status.MAX_STEPS, Status.STEP_UNDERF
 def _floats(pattern, memory): return [v for p, v in zip(pattern, memory) if p is None]
 
 # %% ../../nbs/06b_compile.ipynb #66c380f7
-def _rounds(problem, record, kind, function, inputs, carry, kept, graph, each, opening):
+def _rounds(problem, record, kind, function, inputs, carry, kept, graph, opening):
     "Calls of a loop until it ends: after each its clock, the state and what it kept, or only `None` if it could not be compiled."
-    record.tally, kind, m = (problem.stats, each), (*kind, *_kind(problem.integrator.stepper), torch.is_grad_enabled()), len(carry)
+    field, kind, m = problem.f, (*kind, *_kind(problem.integrator.stepper), torch.is_grad_enabled()), len(carry)
     while True:
         carry = [carry[0], *(_rooted(v) if graph else v if torch.is_grad_enabled() else v.detach() for v in carry[1:])]
-        def evaluations(out): return int((out[0][_STEPS] - carry[0][_STEPS]).max()) * each + opening
+        record.tally = tally = [problem.stats]
+        def steps(out): return int((out[0][_STEPS] - carry[0][_STEPS]).max())
+        def evaluations(out): return steps(out) * out[-1][0] + opening
         out = record.run(kind, function, functools.partial(_Loop, kept), (*inputs, carry), evaluations)
         if out is None: yield None, None, None; return
-        problem.f.nfe += evaluations(out)
+        field.nfe, field.jacobians = field.nfe + evaluations(out), field.jacobians + steps(out) * out[-1][1]
+        tally.append(out[-1][0])
         carry = list(out[:m])
-        yield *carry[:2], out[2 * m:]
+        yield *carry[:2], out[2 * m:-1]
         if not (carry[0][0] < 0).any(): return
         carry[0] = torch.cat([carry[0][:1], torch.zeros_like(carry[0][:1]), carry[0][2:]])      # the buffers were full
 
@@ -492,9 +497,9 @@ def _whole(problem, x, record, graph):
     span = points.pack(t1, points.sign, points.resolution, integrator.min_step, integrator.max_step, integrator.max_steps)
     flags = per_sample, torch.is_grad_enabled(), choose, points.curve
     inputs = _inputs(field, stepper, integrator.tolerance, x) + (controller, tuple(None if isinstance(v, float) else v for v in pattern), flags, span)
-    carry, each = [clock, x, *[torch.zeros_like(x)] * stepper.fsal], len(stepper.tableau.b) - stepper.fsal
+    carry = [clock, x, *[torch.zeros_like(x)] * stepper.fsal]
     kept = (len(carry) if torch.is_grad_enabled() else 2 * points.inner) + points.inner
-    for clock, end, kept in _rounds(problem, record, ("loop", *flags), _advance, inputs, carry, kept, graph, each, (stepper.fsal or choose) + choose):
+    for clock, end, kept in _rounds(problem, record, ("loop", *flags), _advance, inputs, carry, kept, graph, (stepper.fsal or choose) + choose):
         if clock is None: return None
         if points.inner: points.claim(clock, *kept)
     _conclude(problem, clock)
@@ -513,7 +518,7 @@ def _conclude(problem, clock):
 def _loopable(problem, x):
     integrator, stepper = problem.integrator, problem.integrator.stepper
     inner = len(problem.times) > 2
-    return (_classic(stepper) and not stepper.trainable and integrator.controller is not None and not integrator.t_stops and not problem.observers and not problem.integrands
+    return ((_classic(stepper) or stepper.linear) and not stepper.trainable and integrator.controller is not None and not integrator.t_stops and not problem.observers and not problem.integrands
             and x.numel() and (not inner or stepper.interpolant is not None and not integrator.hermite and _plain(stepper) or stepper.fsal and (integrator.hermite or stepper.interpolant is None)))
 
 # %% ../../nbs/06b_compile.ipynb #032d1426
@@ -574,27 +579,27 @@ def _even(f, form, args, layout, control, stepper, norm, limits, keep, plan, car
     status, row, steps = clock.unbind()
     t, dt = plan.index_select(1, steps.long().reshape(1)).squeeze(1).unbind()
     field = VectorField(f, *args, layout=layout, form=form, control=control)
-    step = stepper(field, t, x, dt if x.dim() else dt.to(x.real.dtype), memory[0] if memory else None)
+    step, made = stepper(field, t, x, dt if x.dim() else dt.to(x.real.dtype), memory[0] if memory else None), (field.nfe, field.jacobians)
     new = torch.stack([torch.where(steps + 1 < plan.shape[1], -1., 0.), row + 1, steps + 1])
     begun = torch.stack([torch.where(status == _FRESH, -1., status), row, steps]), x.clone(), *(torch.where(status == _FRESH, field(t, x), v) for v in memory)
-    return new, step.x, *([step.memory] if memory else []), *begun, *((clock.clone(), x.clone(), *(v.clone() for v in memory)) if keep else ())
+    return new, step.x, *([step.memory] if memory else []), *begun, *((clock.clone(), x.clone(), *(v.clone() for v in memory)) if keep else ()), made
 
 # %% ../../nbs/06b_compile.ipynb #09c3deed
 def _fixed(problem, x, record, graph):
     "The states at all times by one compiled loop of fixed steps, or `None`."
     integrator, field, stats, times = problem.integrator, problem.f, problem.stats, problem.times
     stepper = integrator.stepper
-    if integrator.controller is not None or integrator.per_sample or integrator.t_stops or problem.observers or problem.integrands or not _classic(stepper) or "loop" in record.failed: return None
+    if integrator.controller is not None or integrator.per_sample or integrator.t_stops or problem.observers or problem.integrands or not (_classic(stepper) or stepper.linear) or "loop" in record.failed: return None
     counts = [1 if integrator.dt is None else max(1, math.ceil(abs(b - a) / integrator.dt * (1 - 1e-12))) for a, b in zip(times, times[1:])]
     if not x.numel() or not counts or integrator.dt is not None and sum(counts) > integrator.max_steps: return None
     starts = [a if not i else a + i * ((b - a) / n) for a, b, n in zip(times, times[1:], counts) for i in range(n)]
     sizes = [(b - a) / n for a, b, n in zip(times, times[1:], counts) for i in range(n)]
-    each, inner, make = len(stepper.tableau.b) - stepper.fsal, len(times) > 2, functools.partial(torch.tensor, dtype=torch.float64, device=x.device)
+    inner, make = len(times) > 2, functools.partial(torch.tensor, dtype=torch.float64, device=x.device)
     record.probe(field, times[0], x)
     keep, plan = inner or torch.is_grad_enabled(), make([starts, sizes])
     torch._dynamo.maybe_mark_dynamic(plan, 1)
     carry, states = [make([_FRESH, 0., 0.]), x, *[torch.zeros_like(x)] * stepper.fsal], []
-    for clock, end, kept in _rounds(problem, record, ("loop", keep), _even, _inputs(field, stepper, integrator.tolerance, x) + (keep, plan), carry, keep and len(carry), graph, each, int(stepper.fsal)):
+    for clock, end, kept in _rounds(problem, record, ("loop", keep), _even, _inputs(field, stepper, integrator.tolerance, x) + (keep, plan), carry, keep and len(carry), graph, int(stepper.fsal)):
         if clock is None: return None
         if inner: states.append(kept[1])
     for dt in sizes: stats.count(dt, True)
@@ -622,7 +627,7 @@ def compiled(
         if graph and name is SENSITIVITIES["autograd"] and x.numel() * sum(v.numel() for v in tensors) > _LARGE: known = False       # the steps keep their graphs
         if known and _loopable(problem, x): found = _whole(problem, x, record, graph)
         if found is None and known: found = _fixed(problem, x, record, graph)
-        if found is None and stepper.explicit and "step" not in record.failed:
+        if found is None and (stepper.explicit or stepper.linear) and "step" not in record.failed:
             kept = _CompiledStepper(stepper, record, field, problem.integrator.tolerance, problem.integrator.hermite, graph)
             integrator = dataclasses.replace(problem.integrator, stepper=kept, tolerance=_KnownRatio(problem.integrator.tolerance, kept))
             found = sensitivity(problem._replace(integrator=integrator), x, tensors, backward or dataclasses.replace(problem.integrator, first_step=None))   # solved back eagerly

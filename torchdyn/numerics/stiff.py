@@ -60,14 +60,15 @@ def linearize(
     keep: bool = False,    # keep the graph
 ) -> tuple[Tensor, Tensor | None]:  # `[B, n, n]`, and the shape of the state; `None` if the field does not depend on time
     r"$\partial f/\partial x$ and $\partial f/\partial t$, exactly."
-    y, t = _variable(x, keep), torch.as_tensor(t, dtype=x.real.dtype, device=x.device).detach().requires_grad_()
+    y, t = _variable(x, keep), torch.as_tensor(t, dtype=x.real.dtype, device=x.device).detach()
     with torch.enable_grad():
+        zero = 0 * y        # a zero that hangs on the state stands in for a variable of its own, of which a compiled step can make none
+        t = t + zero.real.sum_to_size(t.shape)
         dx = f(t, y)
-        return _state_derivative(f, dx, y, coupled, keep), _time_derivative(dx, t, keep)
+        return _state_derivative(f, dx, y, coupled, keep), _time_derivative(dx, t, zero, keep)
 
 
-def _time_derivative(dx, t, keep):
-    v = torch.zeros_like(dx, requires_grad=True)
+def _time_derivative(dx, t, v, keep):
     pulled = torch.autograd.grad(dx, t, v, create_graph=True, allow_unused=True)[0] if dx.requires_grad else None
     if pulled is None: return None
     out = torch.autograd.grad(pulled, v, torch.ones_like(pulled), create_graph=keep, allow_unused=True)[0]
@@ -76,16 +77,42 @@ def _time_derivative(dx, t, keep):
 # %% ../../nbs/10_stiff_steppers.ipynb #2eaf1022
 def _solver(W):
     "The solution operator of a batch of matrices `[B, n, n]`, factored once, for right sides of any shape with as many entries."
+    if torch.compiler.is_compiling() and W.shape[-1] <= _FEW: return _eliminate(W)
     factors = torch.linalg.lu_factor_ex(W)[:2]      # a singular matrix gives infinities, and its step is rejected
     return lambda v: torch.linalg.lu_solve(*factors, v.reshape(*W.shape[:2], 1)).reshape(v.shape)
 
 
 def _blocks(dt): return dt.reshape(-1, 1, 1) if isinstance(dt, Tensor) else dt   # a step for each matrix of a batch
 
+# %% ../../nbs/10_stiff_steppers.ipynb #2eaf1024
+_FEW = 4    # unknowns
+
+def _eliminate(W):
+    "`_solver` in plain formulas."
+    n, rows, moves = W.shape[-1], [list(row.unbind(1)) for row in W.unbind(1)], []
+    for k in range(n):
+        for i in range(k + 1, n):
+            swap = rows[i][k].abs() > rows[k][k].abs()
+            rows[k], rows[i] = zip(*[(torch.where(swap, b, a), torch.where(swap, a, b)) for a, b in zip(rows[k], rows[i])])
+            moves.append((k, i, swap, None))
+        for i in range(k + 1, n):
+            factor = rows[i][k] / rows[k][k]
+            rows[i] = [b - factor * a for a, b in zip(rows[k], rows[i])]
+            moves.append((k, i, None, factor))
+
+    def solve(v):
+        b = list(v.reshape(len(W), n).unbind(1))
+        for k, i, swap, factor in moves:
+            if factor is None: b[k], b[i] = torch.where(swap, b[i], b[k]), torch.where(swap, b[k], b[i])
+            else: b[i] = b[i] - factor * b[k]
+        for k in reversed(range(n)): b[k] = (b[k] - sum(rows[k][j] * b[j] for j in range(k + 1, n))) / rows[k][k]
+        return torch.stack(b, 1).reshape(v.shape)
+    return solve
+
 # %% ../../nbs/10_stiff_steppers.ipynb #fc19ec3b
 class Rodas4(Stepper):
     "Rosenbrock method of order 4(3), six stages, L-stable, interpolant of order 3. Source: Hairer, Wanner II, section IV.7."
-    order, error_order, adaptive, explicit = 4, 3, True, False
+    order, error_order, adaptive, explicit, linear = 4, 3, True, False, True
     gamma, c, d = .25, (0., .386, .21, .63, 1., 1.), (.25, -.1043, .1035, -.0362, 0., 0.)
     a = ((), (1.544,), (.9466785280815826, .2557011698983284), (3.314825187068521, 2.896124015972201, .9986419139977817),
          (1.221224509226641, 6.019134481288629, 12.53708332932087, -.687886036105895), (1.221224509226641, 6.019134481288629, 12.53708332932087, -.687886036105895, 1.))
@@ -119,7 +146,7 @@ class Rodas4(Stepper):
 # %% ../../nbs/10_stiff_steppers.ipynb #cc13d691
 class Rosenbrock23(Stepper):
     "Rosenbrock method of order 2 with an estimate of order 3, L-stable, first same as last. Source: Shampine, Reichelt (1997)."
-    order, error_order, adaptive, explicit = 2, 2, True, False
+    order, error_order, adaptive, explicit, linear, fsal = 2, 2, True, False, True, True
 
     def __init__(self, coupled: bool = False):
         super().__init__()
