@@ -22,8 +22,8 @@ from .control import CONTROLLERS, Controller, PIController, Tolerance
 from .dense import DenseSolution, basis
 from .integrate import Integrator, Problem
 from .sensitivity import SENSITIVITIES, _Pieces, parameters_of, solve
-from .states import Solution, SolverError, Stats, Status, VectorField, as_time, axpy, ravel_state, rms_norm, sample_norm
-from .steppers import STEPPERS, RungeKutta, Step, Stepper, weighted_sum
+from .states import Solution, SolverError, Stats, Status, VectorField, as_time, ravel_state, rms_norm, sample_norm
+from .steppers import STEPPERS, RungeKutta, Step, Stepper, advance
 
 # %% ../../nbs/07_odeint.ipynb #ac7ff984
 def lookup(
@@ -319,7 +319,7 @@ class _Errors:
 class _Stiffness(_Errors):
     def __call__(self, s):
         *_, before, last = s.step.stages
-        inner = axpy(s.x, s.dt, weighted_sum(s.step.stages, self.stepper.weights()[0][-2]))
+        inner = advance(s.x, s.dt, s.step.stages, self.stepper.weights()[0][-2])
         self.value = self.value + (self.norm(last - before) / self.norm(s.step.x - inner)).squeeze()
 
 

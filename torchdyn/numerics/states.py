@@ -96,7 +96,7 @@ def as_time(
     "The time `t` as a real tensor in the precision and on the device of `x`."
     dtype = x.dtype.to_real() if x.is_complex() else x.dtype
     if isinstance(t, Tensor): return t.to(device=x.device, dtype=dtype)
-    return torch.full((), t, dtype=dtype, device=x.device)
+    return torch.scalar_tensor(t, dtype=dtype, device=x.device)
 
 
 def current_depth(

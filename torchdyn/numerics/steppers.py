@@ -6,7 +6,7 @@
 __all__ = ['EULER', 'HEUN3', 'KUTTA3', 'RALSTON3', 'SSPRK3_TABLEAU', 'RK4', 'THREE_EIGHTHS', 'FEHLBERG12', 'BOGACKI_SHAMPINE',
            'CASH_KARP', 'DORMAND_PRINCE', 'TSITOURAS', 'DORMAND_PRINCE_8', 'DOP853_B3', 'DOP853_EXTRA', 'DOP853_D',
            'STEPPERS', 'Tableau', 'tableau', 'alpha_tableau', 'rooted_trees', 'order_conditions', 'attained_order',
-           'check_tableau', 'Step', 'Stepper', 'weighted_sum', 'RungeKutta', 'Euler', 'RungeKutta4',
+           'check_tableau', 'Step', 'Stepper', 'weighted_sum', 'advance', 'RungeKutta', 'Euler', 'RungeKutta4',
            'BogackiShampine32', 'DormandPrince45', 'Tsitouras45', 'DormandPrince853', 'Heun3', 'Kutta3', 'Ralston3',
            'SSPRK3', 'ThreeEighths', 'Fehlberg12', 'CashKarp45', 'RungeKutta2', 'Midpoint', 'Ralston', 'Heun',
            'Doubling', 'fixed_steps', 'observed_order']
@@ -271,12 +271,32 @@ class Stepper(nn.Module):
 def weighted_sum(
     slopes: list,  # tensors of the shape of the state
     weights,       # a number or 0-dim tensor for each; zeros are skipped
+    scale=1.,      # a number or tensor, a factor of the sum
 ) -> Tensor:
     "$\\sum_i w_i k_i$."
-    total = None
+    total, first = _direction(slopes, weights)
+    return torch.zeros_like(slopes[0]) if total is None else total * (first * scale)
+
+
+def advance(
+    x: Tensor,     # state
+    dt,            # step size, a number or a tensor
+    slopes: list, weights,
+) -> Tensor:
+    "$x + h \\sum_i w_i k_i$."
+    total, first = _direction(slopes, weights)
+    return x if total is None else axpy(x, dt * first, total)
+
+
+def _direction(slopes, weights):
+    "The sum over its first weight, and that weight."
+    total, first = None, 1.
     for w, k in zip(weights, slopes):
-        if isinstance(w, Tensor) or w != 0: total = k * w if total is None else axpy(total, w, k)
-    return total
+        if isinstance(w, Tensor): total = k * w if total is None else axpy(total, w if first == 1. else w / first, k)
+        elif w == 0: continue
+        elif total is None: total, first = k, w
+        else: total = axpy(total, w / first, k)
+    return total, first
 
 # %% ../../nbs/02_steppers.ipynb #0e4a07d5
 class RungeKutta(Stepper):
@@ -303,9 +323,9 @@ class RungeKutta(Stepper):
         a, b, c, e = self.weights()
         slopes = [f(t, x) if memory is None else memory]
         for row, node in zip(a[1:], c[1:]):
-            stage = axpy(x, dt, weighted_sum(slopes, row))
+            stage = advance(x, dt, slopes, row)
             slopes.append(f(t + node * dt, stage))
-        new = stage if self.fsal else axpy(x, dt, weighted_sum(slopes, b))
+        new = stage if self.fsal else advance(x, dt, slopes, b)
         error = None
         if self.adaptive:
             with torch.no_grad(): error = self.error(slopes, dt)
@@ -316,7 +336,7 @@ class RungeKutta(Stepper):
         dt: float,     # its size
     ) -> Tensor:
         "The error estimate $h \\sum_i (b_i - \\hat b_i) k_i$. A step takes it without a graph."
-        return weighted_sum(slopes, self.weights()[3]) * dt
+        return weighted_sum(slopes, self.weights()[3], dt)
 
     def extra_repr(self): return f"order={self.order}" + (f"({self.error_order})" if self.adaptive else "") + (", trainable=True" if self.trainable else "")
 
@@ -372,7 +392,7 @@ class DormandPrince853(RungeKutta):
 
     def extend(self, f, t, x, dt, step):
         slopes = list(step.stages)
-        for row, node in self._extra: slopes.append(f(t + node * dt, axpy(x, dt, weighted_sum(slopes, row))))
+        for row, node in self._extra: slopes.append(f(t + node * dt, advance(x, dt, slopes, row)))
         return slopes
 
 # %% ../../nbs/02_steppers.ipynb #55b15d8c

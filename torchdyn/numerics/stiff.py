@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .roots import Picard, Residual, Target, implicit, iterate
-from .states import Status, VectorField, axpy
-from .steppers import STEPPERS, Step, Stepper, Tableau, weighted_sum
+from .states import Status, VectorField
+from .steppers import STEPPERS, Step, Stepper, Tableau, advance, weighted_sum
 
 # %% ../../nbs/10_stiff_steppers.ipynb #29b2b839
 def sample_shape(
@@ -137,11 +137,11 @@ class Rodas4(Stepper):
         solve = _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) / self.gamma - _blocks(dt) * J)
         k = []                                      # k = u / dt: nothing is divided by a step, which is 0 for a sample that has arrived
         for node, row, coupling, d in zip(self.c, self.a, self.s, self.d):
-            right = f(t + node * dt, axpy(x, dt, weighted_sum(k, row))) if k else slope
+            right = f(t + node * dt, advance(x, dt, k, row)) if k else slope
             if k: right = right + weighted_sum(k, coupling)
             if tdot is not None and d: right = right + dt * d * tdot
             k.append(solve(right))
-        return Step(axpy(x, dt, weighted_sum(k, self.m)), (dt * k[-1]).detach(), k)
+        return Step(advance(x, dt, k, self.m), (dt * k[-1]).detach(), k)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #cc13d691
 class Rosenbrock23(Stepper):
@@ -212,17 +212,17 @@ class ImplicitRungeKutta(Stepper):
         J = jacobian(f, t, x, self.coupled) if self.jac is None else _given(self.jac(t, x), *sample_shape(x, self.coupled))
         stages, failed = [], None
         for block in self.blocks:
-            if block.explicit: stages.append(memory if not stages and memory is not None else f(t + self.c[block.stages[0]] * dt, axpy(x, dt, weighted_sum(stages, self.a[block.stages[0]])) if stages else x))
+            if block.explicit: stages.append(memory if not stages and memory is not None else f(t + self.c[block.stages[0]] * dt, advance(x, dt, stages, self.a[block.stages[0]])))
             else:
                 solved, bad = _solve_stages(self, f, t, x, dt, J, stages, block.stages, memory)
                 stages, failed = stages + solved, bad if failed is None else failed | bad
-        new = axpy(x, dt, weighted_sum(stages, self.b))
+        new = advance(x, dt, stages, self.b)
         with torch.no_grad(): error = None if self.e is None else self._mark(self.error(f, t, x, dt, J, stages, memory), failed)
         return Step(new, error, stages if self.c[0] == 0 or self.interpolant else None, stages[-1] if self.accurate else None, failed)
 
     def error(self, f, t, x, dt, J, stages, memory):
         r"The error estimate $h \sum_i (b_i - \hat b_i) k_i$, filtered if need be."
-        error = weighted_sum(stages, self.e) * dt
+        error = weighted_sum(stages, self.e, dt)
         return error if not self.filtered else self._operator(dt, self.a[-1][-1], J)(error)
 
     def _operator(self, dt, gamma, J): return _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) - _blocks(dt) * gamma * J)
@@ -234,12 +234,12 @@ class ImplicitRungeKutta(Stepper):
 def _solve_stages(self, f, t, x, dt, J, known, rows, memory):
     "The stages of one block, attached to the graph, and which samples failed."
     (b, n), m = sample_shape(x, self.coupled), len(rows)
-    bases = [axpy(x, dt, weighted_sum(known, self.a[i])) if known else x for i in rows]
+    bases = [advance(x, dt, known, self.a[i]) for i in rows]
     A = torch.tensor([[self.a[i][j] for j in rows] for i in rows], dtype=J.dtype, device=J.device)
     def split(K): return K.reshape(b, m, n).unbind(1)
     def residual(K):
         k = [v.reshape(x.shape) for v in split(K)]
-        slopes = [f(t + self.c[i] * dt, axpy(base, dt, weighted_sum(k, [self.a[i][j] for j in rows]))) for i, base in zip(rows, bases)]
+        slopes = [f(t + self.c[i] * dt, advance(base, dt, k, [self.a[i][j] for j in rows])) for i, base in zip(rows, bases)]
         return K - torch.stack([v.reshape(b, n) for v in slopes], 1).reshape(b, m * n)
     solve = _solver(torch.eye(m * n, dtype=J.dtype, device=J.device) - torch.stack([torch.kron(A, v) for v in _blocks(dt) * J]))
     h = dt.reshape(-1, 1).abs() if isinstance(dt, Tensor) else abs(dt)
