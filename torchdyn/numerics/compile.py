@@ -332,23 +332,22 @@ class _Record:
         for ref, k, each in self.counters or ():
             if (m := ref()) is not None: setattr(m, k, getattr(m, k) + evaluations * each)
 
-    def run(self, kind, function, build, inputs, count):
-        "`function(*inputs)`, compiled: `None` if that cannot be. `count(result)` is the number of evaluations."
+    def run(self, kind, function, build, inputs):
+        "`function(*inputs)`, compiled: `None` if that cannot be. The evaluations made are left to be counted."
         if kind[0] in self.failed: return None
         import torch._dynamo.exc as exc
         if kind not in self.programs: self.programs[kind] = torch.compile(_own(function), fullgraph=True, backend=functools.partial(self.build, build))
-        held, made = [(m, k, getattr(m, k), each) for ref, k, each in self.counters or () if (m := ref()) is not None], 0
-        for m, k, *_ in held: setattr(m, k, 0)
+        held = [(m, k, getattr(m, k)) for ref, k, _ in self.counters or () if (m := ref()) is not None]
+        for m, k, _ in held: setattr(m, k, 0)
         begin, self.built = time.perf_counter(), False
         try:
-            with torch._dynamo.config.patch(trace_autograd_ops=True): result = self.programs[kind](*inputs)
-            made = count(result)
+            with _tracing(): result = self.programs[kind](*inputs)
             if self.built: _log.info("compiled the %s in %.1f s", kind[0], time.perf_counter() - begin)
             return result
         except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as e:
             self.failed[kind[0]] = _reason(e)
         finally:
-            for m, k, value, each in held: setattr(m, k, value + made * each)
+            for m, k, value in held: setattr(m, k, value)
 
     def build(self, build, gm, inputs):
         self.built = True
@@ -361,6 +360,10 @@ class _Record:
         warnings.warn(f"compile=True: this field could not be compiled as asked, so it is solved {instead}. The compiler said: {next(reversed(self.failed.values()))}", stacklevel=5)
 
 # %% ../../nbs/06b_compile.ipynb #982e1216
+@functools.cache
+def _tracing(): return torch._dynamo.config.patch(trace_autograd_ops=True)      # made once: making it takes longer than a small field
+
+
 def _reason(e):
     e = getattr(e, "inner_exception", e)
     return f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:200]}"
@@ -390,10 +393,11 @@ class _CompiledStepper(Stepper):
             grad = torch.is_grad_enabled()
             if (field, grad) not in self.inputs: self.inputs[field, grad] = _inputs(field, self.stepper, self.tolerance, x)
             inputs = self.inputs[field, grad] + (self.packed, clock(t), _rooted(x) if grad and self.graph else x if grad else x.detach(), clock(dt), memory)
-            found = self.record.run(("step", *_kind(self.stepper), grad, isinstance(t, Tensor)), _step, _lower, inputs, lambda out: out[-1][0])
+            found = self.record.run(("step", *_kind(self.stepper), grad, isinstance(t, Tensor)), _step, _lower, inputs)
         if found is None: return self.stepper(f, t, x, dt, memory)
         new, error, stages, memory, status, ratio, made = found
         field.nfe, field.jacobians = field.nfe + made[0], field.jacobians + made[1]
+        self.record.count(made[0])
         self.known = error, ratio
         return Step(new, error, stages, memory, status)
 
@@ -463,23 +467,22 @@ def _floats(pattern, memory): return [v for p, v in zip(pattern, memory) if p is
 # %% ../../nbs/06b_compile.ipynb #66c380f7
 def _rounds(problem, record, kind, function, inputs, carry, kept, graph, opening):
     "Calls of a loop until it ends: after each its clock, the state and what it kept, or only `None` if it could not be compiled."
-    field, kind, m = problem.f, (*kind, *_kind(problem.integrator.stepper), torch.is_grad_enabled()), len(carry)
+    field, kind, m, past = problem.f, (*kind, *_kind(problem.integrator.stepper), torch.is_grad_enabled()), len(carry), itertools.repeat(0.)
     while True:
         carry = [carry[0], *(_rooted(v) if graph else v if torch.is_grad_enabled() else v.detach() for v in carry[1:])]
         record.tally = tally = [problem.stats]
-        def steps(out): return int((out[0][_STEPS] - carry[0][_STEPS]).max())
-        def evaluations(out): return steps(out) * out[-1][0] + opening
-        out = record.run(kind, function, functools.partial(_Loop, kept), (*inputs, carry), evaluations)
+        out = record.run(kind, function, functools.partial(_Loop, kept), (*inputs, carry))
         if out is None: yield None, None, None; return
-        field.nfe, field.jacobians = field.nfe + evaluations(out), field.jacobians + steps(out) * out[-1][1]
-        tally.append(out[-1][0])
+        each, jacobians = out[-1]
+        status, _, steps = out[0][:3].reshape(3, -1).tolist()
+        taken, past = max(int(b - a) for a, b in zip(past, steps)), steps
+        tally.append(each)
+        field.nfe, field.jacobians = field.nfe + taken * each + opening, field.jacobians + taken * jacobians
+        record.count(taken * each + opening)
         carry = list(out[:m])
         yield *carry[:2], out[2 * m:-1]
-        if not (carry[0][0] < 0).any(): return
+        if min(status) >= 0: return
         carry[0] = torch.cat([carry[0][:1], torch.zeros_like(carry[0][:1]), carry[0][2:]])      # the buffers were full
-
-# %% ../../nbs/06b_compile.ipynb #dd8e331b
-_STEPS = 2      # where a clock counts its steps
 
 # %% ../../nbs/06b_compile.ipynb #e2f93409
 def _whole(problem, x, record, graph):
@@ -488,7 +491,7 @@ def _whole(problem, x, record, graph):
     stepper, controller, per_sample = integrator.stepper, integrator.controller, integrator.per_sample
     pattern = controller.begin(stepper.error_order)
     if not isinstance(pattern, (tuple, list)) or not all(isinstance(v, (int, float)) for v in pattern) or "loop" in record.failed: return None
-    points, choose = _Points(problem, x), integrator.first_step is None
+    points, choose = (_SamplePoints if per_sample else _Points)(problem, x), integrator.first_step is None
     t, t1 = points.start, points.end
     if not per_sample and t == t1: return None
     record.probe(field, t, x)
@@ -523,53 +526,72 @@ def _loopable(problem, x):
 
 # %% ../../nbs/06b_compile.ipynb #032d1426
 class _Points:
-    "The requested times of a solve and the states there. One clock is that of a single sample."
+    "The requested times of a solve with one clock, and the states there."
     def __init__(self, problem, x):
-        self.per_sample, stepper = problem.integrator.per_sample, problem.integrator.stepper
-        if self.per_sample:
-            points = points_of(problem, x)
-            (self.start, self.end), self.times, self.x, eps = points.stops, points.grid, x, torch.finfo(torch.float64).eps
-            self.sign, self.resolution = torch.sign(self.end - self.start), 4 * eps * torch.maximum(self.start.abs(), self.end.abs())
-        else:
-            self.start, self.end, self.times, self.x = problem.times[0], problem.times[-1], torch.tensor(problem.times, dtype=torch.float64, device=x.device).unsqueeze(1), x.unsqueeze(0)
-            self.sign, self.resolution = math.copysign(1, self.end - self.start), 4 * math.ulp(max(abs(self.start), abs(self.end)))
-        self.inner, self.found, hermite = len(self.times) > 2, [], problem.integrator.hermite or stepper.interpolant is None
-        self.curve = None if not self.inner else "hermite" if hermite else "own"
-        last, self.direction = (v.flatten() if self.per_sample else v for v in (self.end, self.sign))
-        self.open = (self.times != last).T      # `[B, T]`
-        if self.inner:
-            self.queue, self.flat = (self.times * self.direction).T.contiguous(), self.times.T.flatten()
-            self.powers = torch.arange(1, len((HERMITE if hermite else stepper.interpolant)[0]) + 1, device=x.device)
+        self.start, self.end, self.count, self.rows = problem.times[0], problem.times[-1], len(problem.times), [x.unsqueeze(0)]
+        self.sign, self.resolution = math.copysign(1, self.end - self.start), 4 * math.ulp(max(abs(self.start), abs(self.end)))
+        self.times = self.pack(*problem.times[1:-1])        # those ahead
+        self.queue = self.times * self.sign                 # the same, increasing
+        self.shape(problem)
+
+    def shape(self, problem):
+        stepper = problem.integrator.stepper
+        hermite = problem.integrator.hermite or stepper.interpolant is None
+        self.inner, self.curve = self.count > 2, None
+        if self.inner: self.curve, self.powers = "hermite" if hermite else "own", torch.arange(1, len((HERMITE if hermite else stepper.interpolant)[0]) + 1, device=self.times.device)
 
     def pack(self, *values):
-        "Numbers, or a number for each sample, as one tensor."
-        if not self.per_sample: return torch.tensor(values, dtype=torch.float64, device=self.x.device)
-        return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.x.device).expand_as(self.start) for v in values])
+        "Numbers as one tensor."
+        return torch.tensor(values, dtype=torch.float64, device=self.rows[0].device)
 
     def claim(self, clock, again, x, *kept):
         "The states at the times inside the steps that were kept."
-        n, samples, coefficients = len(again), len(self.x), kept[-1]
-        starts, sizes = (again[:, i].reshape(n, samples) for i in (3, 1))
-        ends = torch.cat([starts[1:], clock[3].reshape(1, samples)]) * self.direction
-        step = torch.searchsorted(ends.T.contiguous(), self.queue)     # `[B, T]`
-        mine = ((step < n) & (self.queue > (starts[:1] * self.direction).T) & self.open).flatten().nonzero().squeeze(1)
-        if not len(mine): return
-        which = step.flatten().index_select(0, mine) * samples + mine // len(self.times)
-        t, h, x = (v.reshape(n * samples, 1, -1).index_select(0, which) for v in (starts, sizes, x))
-        theta = (self.flat.index_select(0, mine).reshape(-1, 1, 1) - t) / h
-        coefficients = coefficients.reshape(n, -1, samples, x.shape[-1]).movedim(1, 2).reshape(n * samples, -1, x.shape[-1]).index_select(0, which)
-        self.found.append((mine, torch.baddbmm(x, (theta ** self.powers * h).to(x.dtype), coefficients).reshape(-1, *self.x.shape[1:])))
+        starts, sizes = again[:, 3], again[:, 1]
+        step = torch.searchsorted(torch.cat([starts[1:], clock[3:4]]) * self.sign, self.queue)
+        n = int((step < len(again)).sum())
+        if n: self.rows.append(self.states(self.times[:n], step[:n], starts, sizes, x, kept[-1]))
+        self.times, self.queue = self.times[n:], self.queue[n:]
+
+    def states(self, times, which, starts, sizes, x, coefficients):      # each of the steps kept has a row
+        n = len(starts)
+        t, h, before, coefficients = (v.index_select(0, which) for v in (starts, sizes, x.reshape(n, 1, -1), coefficients.reshape(n, len(self.powers), -1)))
+        theta = ((times - t) / h).unsqueeze(1) ** self.powers * h.unsqueeze(1)
+        return torch.baddbmm(before, theta.to(x.dtype).unsqueeze(1), coefficients).reshape(-1, *self.rows[0].shape[1:])
 
     def collect(self, x, reached):
-        "All states: the first, those inside, the last where it was reached; elsewhere NaN."
+        "All states; NaN where the solve did not get."
+        known = [*self.rows, *([x.unsqueeze(0)] if reached else [])]
+        missing = self.count - sum(map(len, known))
+        return torch.cat([*known, x.new_full((missing, *x.shape), math.nan)] if missing else known)
+
+
+class _SamplePoints(_Points):
+    "The same where each sample has a clock, and times, of its own."
+    def __init__(self, problem, x):
+        points = points_of(problem, x)
+        (self.start, self.end), self.times, self.count, self.rows, self.found = points.stops, points.grid, len(points.grid), [x], []
+        self.sign, self.resolution = points.sign.reshape(self.start.shape), 4 * torch.finfo(torch.float64).eps * torch.maximum(self.start.abs(), self.end.abs())
+        self.open, self.queue = (self.times != self.end.flatten()).T, (self.times * points.sign).T.contiguous()      # `[B, T]`
+        self.shape(problem)
+
+    def pack(self, *values): return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.times.device).expand_as(self.start) for v in values])
+
+    def claim(self, clock, again, x, *kept):
+        (n, samples), sign = x.shape[:2], self.sign.reshape(-1, 1)
+        starts, sizes = (again[:, i].reshape(n, samples) for i in (3, 1))
+        ends = torch.cat([starts[1:], clock[3].reshape(1, samples)]).T * sign
+        step = torch.searchsorted(ends.contiguous(), self.queue)
+        mine = ((step < n) & (self.queue > starts[:1].T * sign) & self.open).flatten().nonzero().squeeze(1)
+        if not len(mine): return
+        which = step.flatten().index_select(0, mine) * samples + mine // self.count
+        rows = [v.reshape(n * samples, -1) for v in (starts, sizes, x, kept[-1].movedim(2, 1))]
+        self.found.append((mine, self.states(self.times.T.flatten().index_select(0, mine), which, rows[0][:, 0], rows[1][:, 0], *rows[2:])))
+
+    def collect(self, x, reached):
         index, values = zip(*self.found) if self.found else ((), ())
-        if not self.per_sample:     # in order, and what is missing is at the end
-            known = [self.x, *values, *([x.unsqueeze(0)] if reached else [])]
-            missing = len(self.times) - sum(map(len, known))
-            return torch.cat([*known, x.new_full((missing, *x.shape), math.nan)] if missing else known)
-        T, last = len(self.times), (~self.open[:, 1:] & reached.reshape(-1, 1)).nonzero()
+        T, last = self.count, (~self.open[:, 1:] & reached.reshape(-1, 1)).nonzero()
         index = torch.cat([torch.arange(len(x), device=x.device) * T, *index, last[:, 0] * T + last[:, 1] + 1])
-        rows = x.new_full((len(x) * T, *x.shape[1:]), math.nan).index_copy(0, index, torch.cat([self.x, *values, x[last[:, 0]]]))
+        rows = x.new_full((len(x) * T, *x.shape[1:]), math.nan).index_copy(0, index, torch.cat([self.rows[0], *values, x[last[:, 0]]]))
         return rows.reshape(len(x), T, *x.shape[1:]).movedim(1, 0)
 
 # %% ../../nbs/06b_compile.ipynb #c8edb2fe
