@@ -182,7 +182,8 @@ def _begin_counts(stats, t):
 
     def count(size, accept, running):
         size, accept, running = size.flatten(), accept.flatten(), running.flatten()
-        stats.steps, stats.accepted, stats.rejected = stats.steps + running, stats.accepted + accept, stats.rejected + (running & ~accept)
+        stats.steps, stats.accepted = stats.steps + running, stats.accepted + accept
+        stats.rejected = stats.steps - stats.accepted
         stats.min_step, stats.max_step = torch.where(accept, torch.minimum(stats.min_step, size), stats.min_step), torch.where(accept, torch.maximum(stats.max_step, size), stats.max_step)
     return count
 
@@ -223,7 +224,12 @@ class Points:
         self.times, self.stops, self.integrator = problem.times, problem.times, problem.integrator
         self.rows, self.next, self.inner = [x.unsqueeze(0)], 1, None
 
-    def claim(self, segment):  # call it for each segment in turn
+    def take(self, f, segment):  # call it, or `claim`, for each segment in turn
+        "Keeps the states at the points that the segment passes."
+        index = self.claim(segment)
+        self.keep(index, self.states(f, segment, index))
+
+    def claim(self, segment):
         "The points that the segment passes, as an index into `[T, ...]`."
         i = j = self.next
         if i < len(self.times) and self.times[i] is not segment.end:
@@ -267,8 +273,7 @@ def integrate(
     "Walks through the steps and keeps the states at the requested times."
     points = points_of(problem, x)
     for segment in problem.integrator.steps(problem.f, x, points.stops, problem.stats):
-        index = points.claim(segment)
-        points.keep(index, points.states(problem.f, segment, index))
+        points.take(problem.f, segment)
         for observe in problem.observers: observe(segment)
     return points.collect(problem.stats)
 
@@ -276,7 +281,7 @@ def integrate(
 def points_of(problem, x): return (SamplePoints if problem.integrator.per_sample else Points)(problem, x)
 
 # %% ../../nbs/05_integrate.ipynb #36b2e98b
-class SamplePoints:
+class SamplePoints(Points):
     "`Points` where each sample has a clock, and times, of its own: an index is a pair `(rows, samples)` into `[T, B, ...]`."
     def __init__(self, problem, x):
         shape, integrator, self.x, self.grid = (-1,) + (1,) * (x.dim() - 1), problem.integrator, x, problem.times.to(torch.float64)   # `[T, B]`, NaN where a sample asks for less
@@ -284,8 +289,21 @@ class SamplePoints:
         self.stops = [s.reshape(shape) for s in (torch.where(wanted, self.grid, last) if integrator.controller is None else (self.grid[0], last))]
         self.sign, self.samples = torch.sign(last - self.grid[0]), torch.arange(x.shape[0], device=x.device)
         self.queue = torch.where(wanted, self.grid * self.sign, math.inf).T.contiguous()      # `[B, T]`, increasing
-        self.done, self.basis = torch.ones_like(self.samples), basis(integrator.stepper, x, integrator.hermite)
-        self.found = [((torch.zeros_like(self.samples), self.samples), x)]
+        self.done, self.basis, stepper = torch.ones_like(self.samples), basis(integrator.stepper, x, integrator.hermite), integrator.stepper
+        self.found, self.waiting = [((torch.zeros_like(self.samples), self.samples), x)], []
+        self.patient = integrator.controller is not None and (stepper.fsal if self.basis.p is None else type(stepper).extend is Stepper.extend)
+
+    def take(self, f, segment):
+        if not self.patient or not segment.step.stages: return super().take(f, segment)
+        self.waiting.append(segment)
+        if len(self.waiting) == 16: self.settle(f)
+
+    def settle(self, f):
+        "Keeps the states that the waiting steps passed, as of one step of a larger batch."
+        steps, self.waiting, n = self.waiting, [], len(self.samples)
+        rows, samples = index = self.claim(steps[-1])
+        ahead = torch.stack([s.end.flatten() for s in steps])[:, samples] * self.sign[samples] < self.queue[samples, rows]      # `[steps, K]`
+        self.keep(index, self.states(f, _joined(steps), index, ahead.sum(0) * n + samples))
 
     def claim(self, segment):
         now = torch.searchsorted(self.queue, (segment.end.flatten() * self.sign)[:, None], right=True)[:, 0].maximum(self.done)
@@ -293,13 +311,14 @@ class SamplePoints:
         samples = self.samples.repeat_interleave(count)
         return torch.arange(len(samples), device=samples.device) + (before + count - count.cumsum(0))[samples], samples
 
-    def states(self, f, segment, index):
+    def states(self, f, segment, index, places=None):   # the places of these samples in the segment
         rows, samples = index
+        places = samples if places is None else places
         if not len(rows): return []
-        times, ends = self.grid[rows, samples], segment.step.x[samples]
-        landed = times == segment.end.flatten()[samples]
+        times, ends = self.grid[rows, samples], segment.step.x[places]
+        landed = times == segment.end.flatten()[places]
         if landed.all(): return [ends]
-        inside = interpolant(f, *segment[:3], segment.step, self.basis).pick(samples, times)
+        inside = interpolant(f, *segment[:3], segment.step, self.basis).pick(places, times)
         return [torch.where(landed.reshape(-1, *[1] * (ends.dim() - 1)), ends, inside)]
 
     def pull(self, f, segment, index, gradient): return [(v, gradient[index]) for v in self.states(f, segment, index)]
@@ -307,8 +326,17 @@ class SamplePoints:
     def keep(self, index, states): self.found += [(index, v) for v in states]
 
     def collect(self, stats):
+        if self.waiting: self.settle(None)
         indices, values = zip(*self.found)
         return self.x.new_full((len(self.grid), *self.x.shape), math.nan).index_put(tuple(map(torch.cat, zip(*indices))), torch.cat(values))
+
+
+def _joined(segments):
+    "Steps of a batch as one step of a larger one."
+    t, x, dt, end = (torch.cat(v) for v in list(zip(*segments))[:4])
+    steps = [s.step for s in segments]
+    memory = torch.cat([s.memory for s in steps]) if all(isinstance(s.memory, Tensor) for s in steps) else None
+    return Segment(t, x, dt, end, Step(torch.cat([s.x for s in steps]), None, [torch.cat(k) for k in zip(*(s.stages for s in steps))], memory))
 
 
 def _last_finite(grid):

@@ -324,7 +324,7 @@ class RungeKutta(Stepper):
         slopes = [f(t, x) if memory is None else memory]
         for row, node in zip(a[1:], c[1:]):
             stage = advance(x, dt, slopes, row)
-            slopes.append(f(t + node * dt, stage))
+            slopes.append(f(axpy(t, node, dt) if isinstance(t, Tensor) else t + node * dt, stage))
         new = stage if self.fsal else advance(x, dt, slopes, b)
         error = None
         if self.adaptive:
