@@ -295,7 +295,7 @@ def _direction(slopes, weights):
         if isinstance(w, Tensor): total = k * w if total is None else axpy(total, w if first == 1. else w / first, k)
         elif w == 0: continue
         elif total is None: total, first = k, w
-        else: total = axpy(total, w / first, k)
+        else: total = torch.add(total, k, alpha=w / first)
     return total, first
 
 # %% ../../nbs/02_steppers.ipynb #0e4a07d5
