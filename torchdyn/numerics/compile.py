@@ -125,7 +125,7 @@ def _fusible():
 def _hint(n): return n if isinstance(n, int) else n.node.hint or 0      # of a size that is a variable, without a check that it stays on its side
 
 # %% ../../nbs/06b_compile.ipynb #2b0039f8
-_ROOM = 1 << 18     # numbers in the buffers of one call
+_ROOM, _ROOMY = 1 << 18, 1 << 24     # numbers in the buffers of one call: what a cache holds, or, for states that are themselves too large for one, more
 
 class _Loop:
     "The graph of one step, compiled as a loop of steps, and as another that goes back through them."
@@ -137,7 +137,8 @@ class _Loop:
         carry, made, begun, self.kept = ([given[i] for i in self.carried], *_split(made, self.m, self.m))
         if _mutates(gm): raise RuntimeError("the field changes a tensor in place, such as the statistics of a batch norm, which a loop cannot")
         if len(self.kept) != int(kept) or any(_kinds(row) != _kinds(carry) for row in (made, begun, self.kept[:self.m] if torch.is_grad_enabled() else made)): raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
-        self.room = max(4, _ROOM // max(1, sum(_hint(v.numel()) for v in self.kept)))
+        numbers = max(1, sum(_hint(v.numel()) for v in self.kept))
+        self.room = max(4, min(32, _ROOMY // numbers), _ROOM // numbers)
         self.step = _traced(gm, given, torch.is_grad_enabled())      # in PyTorch's own operations, chosen for parameters that want gradients
         self.forward = self.lower(self.there, given)
         self.wanted = [i for i in self.others if _wants(given[i])] if torch.is_grad_enabled() else []
@@ -381,7 +382,7 @@ class _CompiledStepper(Stepper):
         self.graph = graph
         self.packed = not hermite and stepper.interpolant is not None and _plain(stepper)
         self.stepper, self.record, self.field, self.tolerance, self.known, self.inputs = stepper, record, field, tolerance, (None, None), {}
-        for name in ("order", "error_order", "adaptive", "explicit", "linear", "reversible", "trainable", "interpolant", "extend", "begin", "fsal", "reverse"):
+        for name in ("order", "error_order", "adaptive", "explicit", "linearly_implicit", "reversible", "trainable", "interpolant", "extend", "begin", "fsal", "reverse"):
             if hasattr(stepper, name): setattr(self, name, getattr(stepper, name))
 
     def forward(self, f, t, x, dt, memory):
@@ -521,7 +522,7 @@ def _conclude(problem, clock):
 def _loopable(problem, x):
     integrator, stepper = problem.integrator, problem.integrator.stepper
     inner = len(problem.times) > 2
-    return ((_classic(stepper) or stepper.linear) and not stepper.trainable and integrator.controller is not None and not integrator.t_stops and not problem.observers and not problem.integrands
+    return ((_classic(stepper) or stepper.linearly_implicit) and not stepper.trainable and integrator.controller is not None and not integrator.t_stops and not problem.observers and not problem.integrands
             and x.numel() and (not inner or stepper.interpolant is not None and not integrator.hermite and _plain(stepper) or stepper.fsal and (integrator.hermite or stepper.interpolant is None)))
 
 # %% ../../nbs/06b_compile.ipynb #032d1426
@@ -611,7 +612,7 @@ def _fixed(problem, x, record, graph):
     "The states at all times by one compiled loop of fixed steps, or `None`."
     integrator, field, stats, times = problem.integrator, problem.f, problem.stats, problem.times
     stepper = integrator.stepper
-    if integrator.controller is not None or integrator.per_sample or integrator.t_stops or problem.observers or problem.integrands or not (_classic(stepper) or stepper.linear) or "loop" in record.failed: return None
+    if integrator.controller is not None or integrator.per_sample or integrator.t_stops or problem.observers or problem.integrands or not (_classic(stepper) or stepper.linearly_implicit) or "loop" in record.failed: return None
     counts = [1 if integrator.dt is None else max(1, math.ceil(abs(b - a) / integrator.dt * (1 - 1e-12))) for a, b in zip(times, times[1:])]
     if not x.numel() or not counts or integrator.dt is not None and sum(counts) > integrator.max_steps: return None
     starts = [a if not i else a + i * ((b - a) / n) for a, b, n in zip(times, times[1:], counts) for i in range(n)]
@@ -649,7 +650,7 @@ def compiled(
         if graph and name is SENSITIVITIES["autograd"] and x.numel() * sum(v.numel() for v in tensors) > _LARGE: known = False       # the steps keep their graphs
         if known and _loopable(problem, x): found = _whole(problem, x, record, graph)
         if found is None and known: found = _fixed(problem, x, record, graph)
-        if found is None and (stepper.explicit or stepper.linear) and "step" not in record.failed:
+        if found is None and (stepper.explicit or stepper.linearly_implicit) and "step" not in record.failed:
             kept = _CompiledStepper(stepper, record, field, problem.integrator.tolerance, problem.integrator.hermite, graph)
             integrator = dataclasses.replace(problem.integrator, stepper=kept, tolerance=_KnownRatio(problem.integrator.tolerance, kept))
             found = sensitivity(problem._replace(integrator=integrator), x, tensors, backward or dataclasses.replace(problem.integrator, first_step=None))   # solved back eagerly

@@ -245,7 +245,7 @@ class Stepper(nn.Module):
     error_order: int = 0     # of the solution that the error estimate compares with
     adaptive: bool = False   # gives an error estimate, and takes its steps from a controller unless told otherwise
     explicit: bool = True
-    linear: bool = False     # implicit, but linearly: a step solves systems of linear equations, and never iterates
+    linearly_implicit: bool = False   # a step solves systems of linear equations, and never iterates
     fsal: bool = False       # first same as last: the memory of a step is the slope at its end, and spares the next one an evaluation
     reversible: bool = False # has `reverse(f, t, x, dt, memory) -> (x, memory)`
     trainable: bool = False

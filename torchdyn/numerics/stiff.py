@@ -112,7 +112,7 @@ def _eliminate(W):
 # %% ../../nbs/10_stiff_steppers.ipynb #fc19ec3b
 class Rodas4(Stepper):
     "Rosenbrock method of order 4(3), six stages, L-stable, interpolant of order 3. Source: Hairer, Wanner II, section IV.7."
-    order, error_order, adaptive, explicit, linear = 4, 3, True, False, True
+    order, error_order, adaptive, explicit, linearly_implicit = 4, 3, True, False, True
     gamma, c, d = .25, (0., .386, .21, .63, 1., 1.), (.25, -.1043, .1035, -.0362, 0., 0.)
     a = ((), (1.544,), (.9466785280815826, .2557011698983284), (3.314825187068521, 2.896124015972201, .9986419139977817),
          (1.221224509226641, 6.019134481288629, 12.53708332932087, -.687886036105895), (1.221224509226641, 6.019134481288629, 12.53708332932087, -.687886036105895, 1.))
@@ -146,7 +146,7 @@ class Rodas4(Stepper):
 # %% ../../nbs/10_stiff_steppers.ipynb #cc13d691
 class Rosenbrock23(Stepper):
     "Rosenbrock method of order 2 with an estimate of order 3, L-stable, first same as last. Source: Shampine, Reichelt (1997)."
-    order, error_order, adaptive, explicit, linear, fsal = 2, 2, True, False, True, True
+    order, error_order, adaptive, explicit, linearly_implicit, fsal = 2, 2, True, False, True, True
 
     def __init__(self, coupled: bool = False):
         super().__init__()
