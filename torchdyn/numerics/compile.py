@@ -20,13 +20,12 @@ from typing import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_map
 
 from .dense import HERMITE, Basis, interpolant
 from .control import Tolerance, initial_step
 from .integrate import points_of
-from .sensitivity import SENSITIVITIES, _Forgetful
+from .sensitivity import SENSITIVITIES, _Forgetful, _once
 from .states import Status, VectorField
 from .steppers import RungeKutta, Step, Stepper, weighted_sum
 
@@ -242,24 +241,27 @@ class _Recalled(torch.autograd.Function):
         return *carry, *kept
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, _, *gradients):
         loop = ctx.loop
         rows, given = _split(ctx.saved_tensors, loop.m)
         given = iter(given)
         flat = [next(given) if v is None else v for v in ctx.plain]
-        ends, kept = _split(gradients, loop.m - 1)
-        ends = [torch.zeros(flat[i].shape, dtype=flat[i].dtype, device=flat[i].device) if g is None else g.contiguous() for i, g in zip(loop.carried[1:], ends)]
-        seen = [rows[1].new_zeros(ctx.shapes[i]) for i in loop.seen]
-        for i, whole in zip(loop.seen, seen):
-            if kept[i] is not None: whole[:ctx.rows] = kept[i]
-        found = loop.backward(torch.tensor([ctx.rows], device=rows[0].device), *ends, *seen, *rows, *flat)
+        with torch.no_grad(): found = _Recalled.pull(ctx, rows, flat, *_split(gradients, loop.m - 1))
         stats, each = ctx.tally
         evaluations = each * ctx.rows + loop.m - 2       # those of the steps, and the first slope if it is carried
         stats.nfe_backward += evaluations
         loop.record.count(evaluations)
         places = dict(zip((*loop.carried[1:], *loop.wanted), found))
-        return None, *(places.get(i) for i in range(len(flat)))
+        return None, *_once("a compiled solve gives first derivatives: for second ones solve without compile=True", flat[loop.carried[1]], *(places.get(i) for i in range(len(flat))))
+
+    @staticmethod
+    def pull(ctx, rows, flat, ends, kept):
+        loop = ctx.loop
+        ends = [torch.zeros(flat[i].shape, dtype=flat[i].dtype, device=flat[i].device) if g is None else g.contiguous() for i, g in zip(loop.carried[1:], ends)]
+        seen = [rows[1].new_zeros(ctx.shapes[i]) for i in loop.seen]
+        for i, whole in zip(loop.seen, seen):
+            if kept[i] is not None: whole[:ctx.rows] = kept[i]
+        return loop.backward(torch.tensor([ctx.rows], device=rows[0].device), *ends, *seen, *rows, *flat)
 
 # %% ../../nbs/06b_compile.ipynb #f4035cc4
 def _while(cond, body, carry, others, written=()):

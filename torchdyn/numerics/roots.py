@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .odeint import lookup
+from .sensitivity import _once
 from .states import SolverError, Stats, Status, ravel_state
 
 # %% ../../nbs/09_root_finding.ipynb #a4961c38
@@ -470,13 +471,7 @@ class ImplicitGradient(torch.autograd.Function):
         return None, None, -ctx.solve(gradient)
 
 # %% ../../nbs/09_root_finding.ipynb #d174f03b
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, anchor, u): return u.view_as(u)
-
-    @staticmethod
-    def backward(ctx, _):
-        raise RuntimeError("the implicit gradient gives first derivatives only: for higher ones take two Newton steps from the detached root with create_graph=True, see the exercises of the page on roots")
+_FIRST = "the implicit gradient gives first derivatives only: for higher ones take two Newton steps from the detached root with create_graph=True, see the exercises of the page on roots"
 
 # %% ../../nbs/09_root_finding.ipynb #a6695f88
 def _dense(line, v, tol): return torch.linalg.solve_ex(line.matrix().mT, v.unsqueeze(2))[0].squeeze(2)
@@ -495,7 +490,7 @@ def _solve_transposed(v, line, linear, tol, throw):  # J^T u = v
         left, size = sample_norm(line.vjp(u) - v), sample_norm(v)
         good = left <= (10 * tol if linear in ("gmres", "anderson") else .01) * size
         if throw and not good.all(): raise _backward_error(left / size, good, linear)
-    return _Once.apply(line.r, u) if torch.is_grad_enabled() else u
+    return _once(_FIRST, line.r, u)[0]
 
 # %% ../../nbs/09_root_finding.ipynb #d1762a99
 def _backward_error(error, good, linear):

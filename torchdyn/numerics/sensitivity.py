@@ -135,14 +135,18 @@ class _Method(torch.nn.Module):
 # %% ../../nbs/06_sensitivity.ipynb #f90a8128
 class _Once(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, anchor, *gradients): return tuple(v.view_as(v) if isinstance(v, Tensor) else v for v in gradients)
+    def forward(ctx, advice, anchor, *gradients):
+        ctx.advice = advice
+        return tuple(v.view_as(v) if isinstance(v, Tensor) else v for v in gradients)
 
     @staticmethod
-    def backward(ctx, *_):
-        raise RuntimeError("only sensitivity='autograd' can be differentiated twice; the others give first derivatives")
+    def backward(ctx, *_): raise RuntimeError(ctx.advice)
 
 
-def _once(anchor, *gradients): return _Once.apply(anchor, *gradients) if torch.is_grad_enabled() else gradients
+def _once(advice, anchor, *gradients): return _Once.apply(advice, anchor, *gradients) if torch.is_grad_enabled() else gradients
+
+
+_FIRST = "only sensitivity='autograd' can be differentiated twice; the others give first derivatives"
 
 # %% ../../nbs/06_sensitivity.ipynb #25b91554
 @functools.cache
@@ -291,7 +295,7 @@ class Discrete(torch.autograd.Function):
             before = f.nfe
             adjoint, gradients = _retrace(f, ctx.problem._replace(integrands=integrands), ctx.trail, states, gradient, integrals, tensors)
         ctx.problem.stats.nfe_backward += f.nfe - before
-        return None, None, *_once(states, adjoint, *gradients)
+        return None, None, *_once(_FIRST, states, adjoint, *gradients)
 
 
 def _forget(problem, x, tensors, *observers):
@@ -535,7 +539,7 @@ class Continuous(torch.autograd.Function):
             back = ctx.kind(f, ctx.problem, states, forcing, ctx.trail)
             adjoint, gradients = _walk_back(back, ctx.problem, ctx.integrator, states, gradient, tensors)
         ctx.problem.stats.nfe_backward += f.nfe - before
-        return None, None, None, None, *_once(states, adjoint, *gradients)
+        return None, None, None, None, *_once(_FIRST, states, adjoint, *gradients)
 
 # %% ../../nbs/06_sensitivity.ipynb #1a72e57b
 class TimeGradient(torch.autograd.Function):
