@@ -6,6 +6,7 @@
 __all__ = ['compiled']
 
 # %% ../../nbs/06b_compile.ipynb #67d406c5
+import bisect
 import contextlib
 import dataclasses
 import functools
@@ -19,10 +20,10 @@ import weakref
 from typing import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .dense import HERMITE, Basis, interpolant
 from .control import Tolerance, initial_step
 from .integrate import points_of
 from .sensitivity import SENSITIVITIES, _Forgetful, _once
@@ -124,7 +125,7 @@ def _fusible():
 def _hint(n): return n if isinstance(n, int) else n.node.hint or 0      # of a size that is a variable, without a check that it stays on its side
 
 # %% ../../nbs/06b_compile.ipynb #2b0039f8
-_ROOM, _ROOMY = 1 << 18, 1 << 24     # numbers in the buffers of one call: what a cache holds, or, for states that are themselves too large for one, more
+_ROOM, _ROOMY = 1 << 19, 1 << 24     # numbers in the buffers of one call: what a cache holds, or, for states that are themselves too large for one, more
 
 class _Loop:
     "The graph of one step, compiled as a loop of steps, and as another that goes back through them."
@@ -145,7 +146,7 @@ class _Loop:
         if self.differentiable: self.build_back(given, made)
 
     def build_back(self, given, made):
-        self.seen = [1, *range(self.m, len(self.kept))]       # the state and what else is kept for later: they may get gradients of their own
+        self.seen = range(1, len(self.kept))       # all but the clock may get gradients of their own
         later = [self.kept[i] for i in self.seen]
         with _mode(given):
             gradients, later = ([torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in row] for row in (made[1:], later))
@@ -258,9 +259,8 @@ class _Recalled(torch.autograd.Function):
     def pull(ctx, rows, flat, ends, kept):
         loop = ctx.loop
         ends = [torch.zeros(flat[i].shape, dtype=flat[i].dtype, device=flat[i].device) if g is None else g.contiguous() for i, g in zip(loop.carried[1:], ends)]
-        seen = [rows[1].new_zeros(ctx.shapes[i]) for i in loop.seen]
-        for i, whole in zip(loop.seen, seen):
-            if kept[i] is not None: whole[:ctx.rows] = kept[i]
+        seen = [rows[1].new_empty(ctx.shapes[i]) for i in loop.seen]
+        for i, whole in zip(loop.seen, seen): whole[:ctx.rows] = 0 if kept[i] is None else kept[i]
         return loop.backward(torch.tensor([ctx.rows], device=rows[0].device), *ends, *seen, *rows, *flat)
 
 # %% ../../nbs/06b_compile.ipynb #f4035cc4
@@ -447,19 +447,23 @@ def _advance(f, form, args, layout, control, stepper, norm, limits, controller, 
         stuck = running & ((torch.maximum(proposal, shortest) < resolution) & ~done | ~accept & (tried <= shortest))
         after = torch.where(stuck, torch.where(ratio.isfinite(), _SMALL, _LOST), torch.where(done, 0., torch.where(steps >= most_steps, _SPENT, -1.)))
         later = [torch.where(running, new, old) for new, old in zip(_floats(pattern, remembered), _floats(pattern, past))]
-        new = torch.stack([torch.where(running, after, status), row + (1 if per_sample else take), steps, torch.where(take, end, t), torch.where(running, proposal, dt), accepted + take,
-                           torch.where(take, torch.minimum(least, tried), least), torch.where(take, torch.maximum(most, tried), most), *later])
-        again = torch.stack([torch.where(take, _AGAIN, 0.), torch.where(take, h, 0.), *clock[2:].unbind()])
+        new = _packed([torch.where(running, after, status), row + (1 if per_sample else take), steps, torch.where(take, end, t), torch.where(running, proposal, dt), accepted + take,
+                       torch.where(take, torch.minimum(least, tried), least), torch.where(take, torch.maximum(most, tried), most), *later])
+        again = _packed([torch.where(take, _AGAIN, 0.), torch.where(take, h, 0.), *clock[2:].unbind()])
     slope = field(t, x) if memory or choose else None
     with torch.no_grad():
         if choose: dt = torch.where(status == _FRESH, initial_step(field, t, x, slope, stepper.error_order, Tolerance(*limits, norm), sign), dt)
-        begun = torch.stack([torch.where(status == _FRESH, torch.where(dt > 0, -1., _LOST), status), *clock[1:4].unbind(), dt, *clock[5:].unbind()])
+        begun = _packed([torch.where(status == _FRESH, torch.where(dt > 0, -1., _LOST), status), *clock[1:4].unbind(), dt, *clock[5:].unbind()])
     carry = new, torch.where(take, step.x, x), *(torch.where(take, step.memory, v) for v in memory), begun, x.clone(), *(torch.where(status == _FRESH, slope, v) for v in memory)
-    kept = (again, x.clone(), *(v.clone() for v in memory[:graph])) if graph or curve else ()
-    if curve is None: return *carry, *kept, made
-    p = HERMITE if curve == "hermite" else stepper.interpolant
-    slopes = interpolant(field, t, x, h, step, Basis(None if curve == "hermite" else p, stepper.extend)).slopes
-    return *carry, *kept, torch.stack([weighted_sum(slopes, column) for column in zip(*p)]), made
+    kept = (again, x.clone(), *(v.clone() for v in memory)) if graph or curve else ()
+    return *carry, *kept, *(weighted_sum(step.stages, column) for column in _columns(stepper, curve)), made
+
+
+def _packed(numbers):
+    "Numbers as one tensor: by their places, which the compiler merges with what made them, and not by a copy of each."
+    if numbers[0].dim(): return torch.stack(numbers)
+    place = torch.arange(len(numbers), device=numbers[0].device)
+    return functools.reduce(lambda row, i: torch.where(place == i, numbers[i], row), range(1, len(numbers)), numbers[0])
 
 # %% ../../nbs/06b_compile.ipynb #dd8e331a
 _AGAIN, _FRESH = -2., -3.       # the status of a step that was taken before, and that of a solve that has not begun
@@ -469,13 +473,13 @@ def _floats(pattern, memory): return [v for p, v in zip(pattern, memory) if p is
 
 # %% ../../nbs/06b_compile.ipynb #66c380f7
 def _rounds(problem, record, kind, function, inputs, carry, kept, graph, opening):
-    "Calls of a loop until it ends: after each its clock, the state and what it kept, or only `None` if it could not be compiled."
+    "Calls of a loop until it ends: after each what it carries and what it kept, or only `None` if it could not be compiled."
     field, kind, m, past = problem.f, (*kind, *_kind(problem.integrator.stepper), torch.is_grad_enabled()), len(carry), itertools.repeat(0.)
     while True:
         carry = [carry[0], *(_rooted(v) if graph else v if torch.is_grad_enabled() else v.detach() for v in carry[1:])]
         record.tally = tally = [problem.stats]
         out = record.run(kind, function, functools.partial(_Loop, kept), (*inputs, carry))
-        if out is None: yield None, None, None; return
+        if out is None: yield None, None; return
         each, jacobians = out[-1]
         status, _, steps = out[0][:3].reshape(3, -1).tolist()
         taken, past = max(int(b - a) for a, b in zip(past, steps)), steps
@@ -483,7 +487,7 @@ def _rounds(problem, record, kind, function, inputs, carry, kept, graph, opening
         field.nfe, field.jacobians = field.nfe + taken * each + opening, field.jacobians + taken * jacobians
         record.count(taken * each + opening)
         carry = list(out[:m])
-        yield *carry[:2], out[2 * m:-1]
+        yield carry, out[2 * m:-1]
         if min(status) >= 0: return
         carry[0] = torch.cat([carry[0][:1], torch.zeros_like(carry[0][:1]), carry[0][2:]])      # the buffers were full
 
@@ -504,12 +508,12 @@ def _whole(problem, x, record, graph):
     flags = per_sample, torch.is_grad_enabled(), choose, points.curve
     inputs = _inputs(field, stepper, integrator.tolerance, x) + (controller, tuple(None if isinstance(v, float) else v for v in pattern), flags, span)
     carry = [clock, x, *[torch.zeros_like(x)] * stepper.fsal]
-    kept = (len(carry) if torch.is_grad_enabled() else 2 * points.inner) + points.inner
-    for clock, end, kept in _rounds(problem, record, ("loop", *flags), _advance, inputs, carry, kept, graph, (stepper.fsal or choose) + choose):
-        if clock is None: return None
-        if points.inner: points.claim(clock, *kept)
-    _conclude(problem, clock)
-    return points.collect(end, clock[0] == 0)
+    kept = len(carry) * (torch.is_grad_enabled() or points.inner) + len(_columns(stepper, points.curve))
+    for carry, kept in _rounds(problem, record, ("loop", *flags), _advance, inputs, carry, kept, graph, (stepper.fsal or choose) + choose):
+        if carry is None: return None
+        if points.inner: points.claim(carry[0], carry[1:], *kept)
+    _conclude(problem, carry[0])
+    return points.collect(carry[1], carry[0][0] == 0)
 
 
 def _conclude(problem, clock):
@@ -528,6 +532,31 @@ def _loopable(problem, x):
             and x.numel() and (not inner or stepper.interpolant is not None and not integrator.hermite and _plain(stepper) or stepper.fsal and (integrator.hermite or stepper.interpolant is None)))
 
 # %% ../../nbs/06b_compile.ipynb #032d1426
+def _columns(stepper, curve):
+    "The polynomials of an interpolant whose coefficients are kept."
+    if curve is None or stepper.interpolant is None or curve == "cubic": return ()
+    columns = tuple(zip(*stepper.interpolant))
+    return columns[1:-2] if curve == "ends" else columns
+
+
+@functools.cache
+def _meets(interpolant):
+    "Does an interpolant have the first and the last slope at its ends?"
+    n, d = len(interpolant), len(interpolant[0])
+    slopes = [(row[0], sum(q * c for q, c in enumerate(row, 1))) for row in interpolant]
+    return d > 2 and all(abs(a - (i == 0)) + abs(b - (i == n - 1)) < 1e-9 for i, (a, b) in enumerate(slopes))
+
+
+@functools.cache
+def _from_ends(d):
+    "What the powers of theta, from 0 to `d`, weigh of x0, x1, h f0, h f1 and of h times the coefficients from the second to the last but two."
+    inner = torch.arange(2., d - 1, dtype=torch.float64)
+    total = torch.tensor([1., -1., 0., *[-1.] * len(inner)], dtype=torch.float64)           # S, of D, f0, f1 and the coefficients
+    slope = torch.tensor([0., -1., 1., *-inner], dtype=torch.float64)                      # R
+    rows = torch.stack([0 * slope, *torch.eye(d, dtype=torch.float64)[[1, *range(3, d)]], d * total - slope, slope - (d - 1) * total])
+    return torch.cat([torch.eye(d + 1, 1, dtype=torch.float64) - rows[:, :1], rows], 1)
+
+
 class _Points:
     "The requested times of a solve with one clock, and the states there."
     def __init__(self, problem, x):
@@ -538,28 +567,36 @@ class _Points:
         self.shape(problem)
 
     def shape(self, problem):
-        stepper = problem.integrator.stepper
-        hermite = problem.integrator.hermite or stepper.interpolant is None
-        self.inner, self.curve = self.count > 2, None
-        if self.inner: self.curve, self.powers = "hermite" if hermite else "own", torch.arange(1, len((HERMITE if hermite else stepper.interpolant)[0]) + 1, device=self.times.device)
+        p, self.inner, self.curve = problem.integrator.stepper.interpolant, self.count > 2, None
+        if not self.inner: return
+        if problem.integrator.hermite or p is None: self.curve, matrix = "cubic", _from_ends(3)
+        elif problem.integrator.stepper.fsal and _meets(p): self.curve, matrix = "ends", _from_ends(len(p[0]))
+        else: self.curve, matrix = "all", torch.eye(len(p[0]) + 1, dtype=torch.float64)
+        self.matrix, self.anchors = matrix.to(self.times.device), 1 if self.curve == "all" else 2
 
     def pack(self, *values):
         "Numbers as one tensor."
         return torch.tensor(values, dtype=torch.float64, device=self.rows[0].device)
 
-    def claim(self, clock, again, x, *kept):
+    def claim(self, clock, ends, again, *kept):
         "The states at the times inside the steps that were kept."
         starts, sizes = again[:, 3], again[:, 1]
         step = torch.searchsorted(torch.cat([starts[1:], clock[3:4]]) * self.sign, self.queue)
-        n = int((step < len(again)).sum())
-        if n: self.rows.append(self.states(self.times[:n], step[:n], starts, sizes, x, kept[-1]))
+        n = bisect.bisect_left(step.tolist(), len(again))
+        if n: self.rows.append(self.states(self.times[:n], step[:n], 1, starts, sizes, ends, kept))
         self.times, self.queue = self.times[n:], self.queue[n:]
 
-    def states(self, times, which, starts, sizes, x, coefficients):      # each of the steps kept has a row
-        n = len(starts)
-        t, h, before, coefficients = (v.index_select(0, which) for v in (starts, sizes, x.reshape(n, 1, -1), coefficients.reshape(n, len(self.powers), -1)))
-        theta = ((times - t) / h).unsqueeze(1) ** self.powers * h.unsqueeze(1)
-        return torch.baddbmm(before, theta.to(x.dtype).unsqueeze(1), coefficients).reshape(-1, *self.rows[0].shape[1:])
+    def states(self, times, which, ahead, starts, sizes, ends, kept):      # a step has a row in each of `kept`, the next one `ahead` rows after it, or in `ends`
+        x, n, shape, inner = kept[0], len(starts), self.rows[0].shape[1:], kept[len(ends):]
+        if self.curve == "all": pieces, places = [x, *inner], [i * n for i in range(1 + len(inner))]
+        else: pieces, places = [*(v for pair in zip(kept, ends) for v in pair), *inner], [0, ahead, n + ahead, n + 2 * ahead, *((2 + i) * n + 2 * ahead for i in range(len(inner)))]
+        if x.is_complex(): pieces, shape = map(torch.view_as_real, pieces), (*shape, 2)
+        table = torch.cat([v.reshape(-1, math.prod(shape)) for v in pieces])
+        t, h = starts.index_select(0, which), sizes.index_select(0, which).unsqueeze(1)
+        weights = ((times - t).unsqueeze(1) / h) ** torch.arange(len(self.matrix), device=h.device) @ self.matrix
+        weights[:, self.anchors:] *= h
+        found = F.embedding_bag(which.unsqueeze(1) + which.new_tensor(places), table, per_sample_weights=weights.to(table.dtype), mode="sum").reshape(-1, *shape)      # weighted sums of the table's rows
+        return torch.view_as_complex(found) if x.is_complex() else found
 
     def collect(self, x, reached):
         "All states; NaN where the solve did not get."
@@ -579,16 +616,14 @@ class _SamplePoints(_Points):
 
     def pack(self, *values): return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.times.device).expand_as(self.start) for v in values])
 
-    def claim(self, clock, again, x, *kept):
-        (n, samples), sign = x.shape[:2], self.sign.reshape(-1, 1)
+    def claim(self, clock, ends, again, *kept):
+        (n, samples), sign = kept[0].shape[:2], self.sign.reshape(-1, 1)
         starts, sizes = (again[:, i].reshape(n, samples) for i in (3, 1))
-        ends = torch.cat([starts[1:], clock[3].reshape(1, samples)]).T * sign
-        step = torch.searchsorted(ends.contiguous(), self.queue)
+        step = torch.searchsorted((torch.cat([starts[1:], clock[3].reshape(1, samples)]).T * sign).contiguous(), self.queue)
         mine = ((step < n) & (self.queue > starts[:1].T * sign) & self.open).flatten().nonzero().squeeze(1)
         if not len(mine): return
         which = step.flatten().index_select(0, mine) * samples + mine // self.count
-        rows = [v.reshape(n * samples, -1) for v in (starts, sizes, x, kept[-1].movedim(2, 1))]
-        self.found.append((mine, self.states(self.times.T.flatten().index_select(0, mine), which, rows[0][:, 0], rows[1][:, 0], *rows[2:])))
+        self.found.append((mine, self.states(self.times.T.flatten().index_select(0, mine), which, samples, starts.flatten(), sizes.flatten(), ends, kept)))
 
     def collect(self, x, reached):
         index, values = zip(*self.found) if self.found else ((), ())
@@ -624,13 +659,13 @@ def _fixed(problem, x, record, graph):
     keep, plan = inner or torch.is_grad_enabled(), make([starts, sizes])
     torch._dynamo.maybe_mark_dynamic(plan, 1)
     carry, states = [make([_FRESH, 0., 0.]), x, *[torch.zeros_like(x)] * stepper.fsal], []
-    for clock, end, kept in _rounds(problem, record, ("loop", keep), _even, _inputs(field, stepper, integrator.tolerance, x) + (keep, plan), carry, keep and len(carry), graph, int(stepper.fsal)):
-        if clock is None: return None
+    for carry, kept in _rounds(problem, record, ("loop", keep), _even, _inputs(field, stepper, integrator.tolerance, x) + (keep, plan), carry, keep and len(carry), graph, int(stepper.fsal)):
+        if carry is None: return None
         if inner: states.append(kept[1])
     for dt in sizes: stats.count(dt, True)
     stats.t = times[-1]
-    if not inner: return torch.stack([x, end])
-    rows = torch.cat([*states, end.unsqueeze(0)])
+    if not inner: return torch.stack([x, carry[1]])
+    rows = torch.cat([*states, carry[1].unsqueeze(0)])
     return rows if len(rows) == len(times) else rows[torch.tensor([0, *counts], device=x.device).cumsum(0)]
 
 # %% ../../nbs/06b_compile.ipynb #5c1e7a02

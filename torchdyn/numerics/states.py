@@ -13,6 +13,7 @@ import enum
 import functools
 import inspect
 import threading
+import weakref
 from typing import Any, Callable
 
 import torch
@@ -94,7 +95,7 @@ def as_time(
     x: Tensor,          # the state
 ) -> Tensor:
     "The time `t` as a real tensor in the precision and on the device of `x`."
-    dtype = x.dtype.to_real() if x.is_complex() else x.dtype
+    dtype = x.real.dtype if x.is_complex() else x.dtype
     if isinstance(t, Tensor): return t.to(device=x.device, dtype=dtype)
     return torch.scalar_tensor(t, dtype=dtype, device=x.device)
 
@@ -128,7 +129,18 @@ def call_form(f: Callable) -> tuple[bool, bool]:  # (takes the time, takes args)
     if isinstance(f, type): raise TypeError(f"a vector field is a function or an instance; got the class {f.__name__}: give {f.__name__}(...)")
     if not callable(f): raise TypeError(f"a vector field must be callable, f(x) or f(t, x); got {type(f).__name__}")
     f = getattr(f, "_orig_mod", f)                            # a compiled module hides its signature
-    try: parameters = inspect.signature(getattr(f, "forward", f)).parameters.values()
+    call = getattr(f, "forward", f)
+    method = getattr(call, "__func__", None)                  # all modules of a class share it
+    if method is None or torch.compiler.is_compiling(): return _read_form(call)
+    if method not in _forms: _forms[method] = _read_form(call)
+    return _forms[method]
+
+
+_forms = weakref.WeakKeyDictionary()  # reading a signature takes as long as a small field
+
+
+def _read_form(call):
+    try: parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError): return False, False       # builtins such as torch.tanh
     parameters = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
     takes_args = any(p.name == "args" and p.kind is not p.VAR_POSITIONAL for p in parameters)
