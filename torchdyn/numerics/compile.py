@@ -46,7 +46,7 @@ def _classic(stepper): return isinstance(stepper, RungeKutta) and type(stepper).
 def _plain(stepper): return type(stepper).extend is Stepper.extend
 
 # %% ../../nbs/06b_compile.ipynb #99831725
-def _lower(gm, inputs, record):
+def _lower(gm, inputs, record, turn=True):
     "A graph as a callable, differentiable if gradients are on."
     import torch._functorch.config
     from torch._dynamo.backends.registry import lookup_backend
@@ -55,7 +55,7 @@ def _lower(gm, inputs, record):
         if record.backend != "inductor": return lookup_backend(record.backend)(gm, inputs)
         from torch._inductor.compile_fx import compile_fx
         on_cpu = all(v.device.type == "cpu" for v in inputs if isinstance(v, Tensor))
-        settings = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast", "post_grad_custom_pre_pass": _fusible()} if on_cpu else {}     # C++ also calls the kernels
+        settings = {"cpp_wrapper": True, "cpp.enable_floating_point_contract_flag": "fast", "post_grad_custom_post_pass": _fusible(turn and not torch.is_grad_enabled())} if on_cpu else {}     # C++ also calls the kernels
         with _quiet("torch._inductor.ir"): return compile_fx(gm, inputs, config_patches=settings)
 
 
@@ -82,29 +82,51 @@ _TANH = (1., .1338399932, .003499018083, 2.066159976e-5, 1.342024177e-8), (1., .
 _THIN = 4       # the most rows of a factor that is multiplied out
 
 @functools.cache
-def _fusible():
-    "Puts formulas that the compiler can merge with their neighbours in the place of hyperbolic tangents and of thin products."
+def _fusible(turn):
+    "Puts formulas that the compiler can merge with their neighbours in the place of hyperbolic tangents, biases and thin products; and turns networks that begin with one, if asked to."
     from torch._inductor.custom_graph_pass import CustomGraphPass
     aten = torch.ops.aten
 
+    def thin(w): return isinstance(rows := w.meta["val"].shape[0], int) and rows <= _THIN
+    def flat(v): return v.args[0] if isinstance(v, torch.fx.Node) and v.target is aten.permute.default and list(v.args[1]) == [1, 0] else None      # what `v` is the transpose of
+
     class Pass(CustomGraphPass):
-        def uuid(self): return f"torchdyn 2 {_TANH} {_THIN}".encode()
+        def uuid(self): return f"torchdyn 3 {_TANH} {_THIN} {turn}".encode()
 
         def __call__(self, graph):
+            if turn:
+                for n in list(graph.nodes): self.turn(graph, n)
             for n in graph.find_nodes(op="call_function", target=aten.tanh.default):
                 if n.meta["val"].dtype is torch.float32: self.replace(graph, n, self.tanh, *n.args)
                 elif _hint(n.meta["val"].numel()) > 1024: n.meta["custom"] = {**n.meta.get("custom", {}), "fallback_to_eager": True}
             for target in (aten.mm.default, aten.addmm.default):
                 for n in graph.find_nodes(op="call_function", target=target):
-                    if isinstance(k := n.args[-1].meta["val"].shape[0], int) and k <= _THIN and not n.kwargs: self.replace(graph, n, self.product, *n.args)
+                    if n.kwargs: continue
+                    if thin(n.args[-1]): self.replace(graph, n, self.product, *n.args)
+                    elif len(n.args) == 3: self.replace(graph, n, self.biased, *n.args)
 
         def replace(self, graph, n, formula, *inputs):
-            def op(f, *inputs, value=None):
+            def op(f, *inputs):
                 made = graph.call_function(f, inputs)
-                made.meta.update(n.meta if value is None else {**n.meta, "val": value})
+                made.meta.update({**n.meta, "val": f(*(v.meta["val"] if isinstance(v, torch.fx.Node) else v for v in inputs))})
                 return made
             with graph.inserting_before(n): n.replace_all_uses_with(formula(op, *inputs))
             graph.erase_node(n)
+
+        def turn(self, graph, n):
+            if n.op != "call_function" or n.kwargs or not isinstance(value := n.meta.get("val"), Tensor): return
+            if n.target in (aten.mm.default, aten.addmm.default):
+                *bias, x, w = n.args
+                if value.dtype in (torch.float32, torch.float64) and flat(w) is not None and (flat(x) is not None or thin(w)) and all(b.meta["val"].dim() == 1 for b in bias): self.replace(graph, n, self.layer, *bias, x, flat(w))
+            elif value.dim() == 2 and torch.Tag.pointwise in getattr(n.target, "tags", ()) and any(flat(v) is not None for v in n.all_input_nodes) and all(flat(v) is not None or not v.meta["val"].dim() for v in n.all_input_nodes):
+                self.replace(graph, n, lambda op, *inputs: op(aten.permute.default, op(n.target, *inputs), [1, 0]), *(v if flat(v) is None else flat(v) for v in n.args))
+
+        def layer(self, op, *terms):
+            *bias, x, w = terms
+            y = op(aten.mm.default, w, op(aten.permute.default, x, [1, 0]) if flat(x) is None else flat(x))
+            return op(aten.permute.default, op(aten.add.Tensor, y, op(aten.unsqueeze.default, bias[0], 1)) if bias else y, [1, 0])
+
+        def biased(self, op, bias, a, b): return op(aten.add.Tensor, op(aten.mm.default, a, b), bias)
 
         def tanh(self, op, x):
             def polynomial(coefficients): return functools.reduce(lambda p, c: op(aten.add.Tensor, op(aten.mul.Tensor, u, p), c), reversed(coefficients))
@@ -116,7 +138,7 @@ def _fusible():
         def product(self, op, *terms):
             *total, a, b = terms        # a bias comes first
             for i in range(b.meta["val"].shape[0]):
-                column, row = (op(aten.slice.Tensor, v, dim, i, i + 1, value=v.meta["val"].narrow(dim, i, 1)) for v, dim in ((a, 1), (b, 0)))
+                column, row = op(aten.slice.Tensor, a, 1, i, i + 1), op(aten.slice.Tensor, b, 0, i, i + 1)
                 total = [op(aten.add.Tensor, v, op(aten.mul.Tensor, column, row)) for v in total] or [op(aten.mul.Tensor, column, row)]
             return total[0]
     return Pass()
@@ -140,7 +162,7 @@ class _Loop:
         numbers = max(1, sum(_hint(v.numel()) for v in self.kept))
         self.room = max(4, min(32, _ROOMY // numbers), _ROOM // numbers)
         self.step = _traced(gm, given, torch.is_grad_enabled())      # in PyTorch's own operations, chosen for parameters that want gradients
-        self.forward = self.lower(self.there, given)
+        self.forward = self.lower(self.there, given, turn=True)
         self.wanted = [i for i in self.others if _wants(given[i])] if torch.is_grad_enabled() else []
         self.differentiable = bool(self.wanted) or torch.is_grad_enabled() and any(map(_wants, carry))
         if self.differentiable: self.build_back(given, made)
@@ -156,13 +178,13 @@ class _Loop:
         self.pull = _traced(self.puller([*ends, *(2 * self.m + i for i in self.seen)]), (*gradients, *later, *given))
         self.pull_begin = _traced(self.puller([self.m + i for i in ends]), (*gradients, *given))
         if any(torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in self.pull.graph.nodes): raise RuntimeError("the field draws random numbers each time it is evaluated, so a step cannot be taken again")
-        self.backward = self.lower(self.back, (steps, *gradients, *buffers, *given))
+        self.backward = self.lower(self.back, (steps, *gradients, *buffers, *given), turn=False)
 
-    def lower(self, function, inputs):
+    def lower(self, function, inputs, turn):
         "A function from stand-ins to stand-ins, traced and lowered."
         inputs = [v.detach() if isinstance(v, Tensor) else v for v in inputs]
         kind, gm = next(v.device.type for v in inputs if isinstance(v, Tensor)), _traced(function, inputs)
-        with torch.no_grad(), torch.autocast(kind, enabled=False): return _lower(gm, inputs, self.record)
+        with torch.no_grad(), torch.autocast(kind, enabled=False): return _lower(gm, inputs, self.record, turn)
 
     def there(self, *flat):
         "The loop: what is carried at its end, and the buffers."
@@ -640,8 +662,8 @@ def _even(f, form, args, layout, control, stepper, norm, limits, keep, plan, car
     t, dt = plan.index_select(1, steps.long().reshape(1)).squeeze(1).unbind()
     field = VectorField(f, *args, layout=layout, form=form, control=control)
     step, made = stepper(field, t, x, dt if x.dim() else dt.to(x.real.dtype), memory[0] if memory else None), (field.nfe, field.jacobians)
-    new = torch.stack([torch.where(steps + 1 < plan.shape[1], -1., 0.), row + 1, steps + 1])
-    begun = torch.stack([torch.where(status == _FRESH, -1., status), row, steps]), x.clone(), *(torch.where(status == _FRESH, field(t, x), v) for v in memory)
+    new = _packed([torch.where(steps + 1 < plan.shape[1], -1., 0.), row + 1, steps + 1])
+    begun = _packed([torch.where(status == _FRESH, -1., status), row, steps]), x.clone(), *(torch.where(status == _FRESH, field(t, x), v) for v in memory)
     return new, step.x, *([step.memory] if memory else []), *begun, *((clock.clone(), x.clone(), *(v.clone() for v in memory)) if keep else ()), made
 
 # %% ../../nbs/06b_compile.ipynb #09c3deed
