@@ -93,6 +93,7 @@ def initial_step(
     order: int,      # of the stepper's error estimate
     tolerance: Tolerance,
     direction: int | Tensor = 1,  # -1 when the solve runs backward in time
+    longest: float | Tensor = math.inf,  # the field is asked for no later time than this far ahead: the rest of the span, or a largest step
 ) -> Tensor:         # > 0, in double precision, shaped as the tolerance's norm; NaN if the state or its slope is not finite
     "A first step of about the right size. Source: Hairer, Nørsett, Wanner I, section II.4."
     mode = torch.is_grad_enabled()                                # the field runs as the caller has it; the step has no gradient
@@ -101,6 +102,7 @@ def initial_step(
         def size(v): return tolerance.norm(v / allowed).double()
         d0, d1 = size(x), size(slope)
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, .01 * d0 / d1)
+        h0 = torch.clamp(h0, max=longest)
         trial = direction * h0
         guess = torch.addcmul(x, slope, trial.to(x.real.dtype))
         with torch.set_grad_enabled(mode): ahead = f(t + trial, guess)

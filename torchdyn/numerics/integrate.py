@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .control import Controller, Tolerance, initial_step
 from .dense import basis, interpolant
-from .states import Stats, Status
+from .states import Stats, Status, clip
 from .steppers import Step, Stepper
 
 # %% ../../nbs/05_integrate.ipynb #c78058a6
@@ -79,9 +79,9 @@ def _adaptive(self, f, x, times, stats):
     if t == t1: return
     sign, stepper, tolerance = math.copysign(1, t1 - t), self.stepper, self.tolerance
     memory, control = stepper.begin(f, t, x), self.controller.begin(stepper.error_order)
-    dt = self.first_step or _first(self, f, t, x, memory, sign)
+    dt = self.first_step or _first(self, f, t, x, memory, sign, abs(t1 - t))
     if not dt > 0: return _fail(stats, Status.NON_FINITE, t)
-    resolution = 4 * math.ulp(max(abs(t), abs(t1)))
+    dt = max(dt, 4 * math.ulp(t))
     while True:
         if stats.steps >= self.max_steps: return _fail(stats, Status.MAX_STEPS, t)
         dt, left = min(max(dt, self.min_step), self.max_step), abs(t1 - t)
@@ -96,6 +96,7 @@ def _adaptive(self, f, x, times, stats):
             yield Segment(t, x, sign * size, end, step, max(dt, proposal) if last else proposal)
             if last: return
             t, x, memory = end, step.x, step.memory
+        resolution = 4 * math.ulp(t)      # of the clock where it stands
         if max(proposal, self.min_step) < resolution or not accept and size <= self.min_step:
             stats.worst = _largest(step.error)
             lost = step.status is not None and bool(step.status.any())
@@ -108,9 +109,10 @@ def _largest(error):  # index of the component in trouble: the first that is not
     return tuple(int(i) for i in torch.unravel_index(size.argmax(), size.shape))
 
 
-def _first(self, f, t, x, memory, sign):
+def _first(self, f, t, x, memory, sign, left):
     slope = memory if isinstance(memory, Tensor) else f(t, x)
-    step = initial_step(f, t, x, slope, self.stepper.error_order, self.tolerance, sign)
+    longest = clip(left, 0., self.max_step)
+    step = initial_step(f, t, x, slope, self.stepper.error_order, self.tolerance, sign, longest)
     return step if self.per_sample else step.item()
 
 # %% ../../nbs/05_integrate.ipynb #90c98256
@@ -139,8 +141,9 @@ def _adaptive_samples(self, f, x, times, stats):
     sign, running, status = torch.sign(t1 - t), t != t1, torch.zeros_like(t, dtype=torch.long)
     counts = _begin_counts(stats, t)
     memory, control = stepper.begin(f, t, x), self.controller.begin(stepper.error_order)
-    dt = _first(self, f, t, x, memory, sign) if self.first_step is None else torch.as_tensor(self.first_step, dtype=t.dtype, device=t.device).expand_as(t)
-    resolution = 4 * torch.finfo(t.dtype).eps * torch.maximum(t.abs(), t1.abs())
+    if self.first_step is None: dt = _first(self, f, t, x, memory, sign, (t1 - t).abs())
+    else: dt = torch.as_tensor(self.first_step, dtype=t.dtype, device=t.device).expand_as(t)
+    dt = torch.maximum(dt, _resolution(t))
     status = torch.where(running & ~(dt > 0), Status.NON_FINITE, status)
     running = running & (status == 0)
     for _ in range(self.max_steps):
@@ -159,13 +162,18 @@ def _adaptive_samples(self, f, x, times, stats):
         step = step._replace(x=torch.where(accept, step.x, x), memory=_select(accept, step.memory, memory))
         yield Segment(t, x, torch.where(accept, move, 0), end, step, torch.where(arrived, torch.maximum(dt, proposal), proposal))
         running = running & ~arrived
-        stuck = running & ((proposal.clamp_min(self.min_step) < resolution) | ~accept & (size <= self.min_step))
+        too_small = proposal.clamp_min(self.min_step) < _resolution(end)
+        stuck = running & (too_small | ~accept & (size <= self.min_step))
         lost = Status.NON_FINITE if step.status is None else torch.where(step.status.reshape(t.shape), Status.NOT_CONVERGED, Status.NON_FINITE)
         status = torch.where(stuck, torch.where(ratio.isfinite(), Status.STEP_UNDERFLOW, lost), status)
         running = running & ~stuck
         t, x, memory, dt = end, step.x, step.memory, torch.where(running, proposal, dt)
     status = torch.where(running, Status.MAX_STEPS, status)
     stats.status, stats.t = torch.maximum(torch.as_tensor(stats.status, device=t.device), status.flatten()), t.flatten()
+
+
+def _resolution(t):  # the shortest step that clocks resolve where they stand
+    return 4 * torch.finfo(t.dtype).eps * t.abs()
 
 
 def _select(mask, new, old):  # the memory of samples that moved, else what it was
@@ -336,7 +344,9 @@ def _joined(segments):
     t, x, dt, end = (torch.cat(v) for v in list(zip(*segments))[:4])
     steps = [s.step for s in segments]
     memory = torch.cat([s.memory for s in steps]) if all(isinstance(s.memory, Tensor) for s in steps) else None
-    return Segment(t, x, dt, end, Step(torch.cat([s.x for s in steps]), None, [torch.cat(k) for k in zip(*(s.stages for s in steps))], memory))
+    terms = None if steps[0].terms is None else [torch.cat(k) for k in zip(*(s.terms for s in steps))]
+    stages = [torch.cat(k) for k in zip(*(s.stages for s in steps))]
+    return Segment(t, x, dt, end, Step(torch.cat([s.x for s in steps]), None, stages, memory, None, terms))
 
 
 def _last_finite(grid):

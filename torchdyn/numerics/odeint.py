@@ -217,6 +217,7 @@ def odeint(
     if per_sample: visited = (t_span if t_span.dim() == 2 else t_span.expand(len(x), -1)).T.to(x.device)
     if per_sample: times = visited.detach()
     else: times = list(visited.unbind()) if torch.compiler.is_compiling() else visited.tolist()
+    if not torch.compiler.is_compiling(): field.span = _reach(visited, x, per_sample)
     with _bar(progress, times, observers):
         problem = Problem(field, times, integrator, stats, tuple(observers), tuple(map(field.lift, integrands)))
         try: states, *integrals = solve(problem, x, visited, sensitivity, backward, (*optimizable_params, *(v for g in integrands for v in parameters_of(g))))
@@ -231,6 +232,16 @@ def odeint(
     return solution
 
 # %% ../../nbs/07_odeint.ipynb #3f2b99d7
+def _reach(times, x, per_sample):
+    "The least and the largest time: numbers, or tensors shaped as the clocks of the samples."
+    times = times.detach().to(torch.float64)
+    if not per_sample: return float(times.min()), float(times.max())
+    shape = (-1,) + (1,) * (x.dim() - 1)
+    low = times.nan_to_num(math.inf).amin(0)
+    high = times.nan_to_num(-math.inf).amax(0)
+    return low.reshape(shape), high.reshape(shape)
+
+
 def _check_precision(x, atol, rtol):
     if not x.numel(): raise ValueError(f"a state of shape {list(x.shape)} has no entries: there is no error to control")
     eps = torch.finfo(x.dtype).eps

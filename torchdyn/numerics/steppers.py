@@ -234,9 +234,10 @@ class Step(NamedTuple):
     "The outcome of one step from `x` at `t` to `t + dt`."
     x: Tensor                    # state at `t + dt`, the shape of the state
     error: Tensor | None         # local error estimate, same shape; `None` for a stepper without one
-    stages: tuple | None = None  # the slopes, for dense output and regularisers
+    stages: tuple | None = None  # slopes, the first at the start of the step: for dense output and regularisers
     memory: Any = None           # for the next step: a tensor is the slope at the new state
     status: Tensor | None = None # set by an implicit stage that did not converge
+    terms: tuple | None = None   # what the stepper's interpolant combines, where that is not `stages`
 
 # %% ../../nbs/02_steppers.ipynb #c822c8ba
 class Stepper(nn.Module):
@@ -260,8 +261,8 @@ class Stepper(nn.Module):
         return None
 
     def extend(self, f, t, x, dt, step):
-        "The stages that the interpolant combines; a method may evaluate further ones here."
-        return step.stages
+        "What the interpolant combines: the stages, or what the method has instead; it may evaluate further ones here."
+        return step.stages if step.terms is None else step.terms
 
     def forward(self, f, t, x, dt, memory) -> Step:
         "One step of size `dt` from `x` at time `t`."

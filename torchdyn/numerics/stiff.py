@@ -141,7 +141,7 @@ class Rodas4(Stepper):
             if k: right = right + weighted_sum(k, coupling)
             if tdot is not None and d: right = right + dt * d * tdot
             k.append(solve(right))
-        return Step(advance(x, dt, k, self.m), (dt * k[-1]).detach(), k)
+        return Step(advance(x, dt, k, self.m), (dt * k[-1]).detach(), (slope,), terms=k)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #cc13d691
 class Rosenbrock23(Stepper):
@@ -218,7 +218,7 @@ class ImplicitRungeKutta(Stepper):
                 stages, failed = stages + solved, bad if failed is None else failed | bad
         new = advance(x, dt, stages, self.b)
         with torch.no_grad(): error = None if self.e is None else self._mark(self.error(f, t, x, dt, J, stages, memory), failed)
-        return Step(new, error, stages if self.c[0] == 0 or self.interpolant else None, stages[-1] if self.accurate else None, failed)
+        return Step(new, error, stages if self.c[0] == 0 else None, stages[-1] if self.accurate else None, failed, stages)
 
     def error(self, f, t, x, dt, J, stages, memory):
         r"The error estimate $h \sum_i (b_i - \hat b_i) k_i$, filtered if need be."
