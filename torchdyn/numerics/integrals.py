@@ -38,14 +38,13 @@ def panel_error(
 ) -> Tensor:               # `[...]`
     "About how far the rule is from the integral over the panel."
     n = len(values)
-    rows = values.new_tensor(lobatto(n)[2])
-    high = torch.tensordot(rows, values, 1).abs()
+    high = torch.tensordot(values.new_tensor(lobatto(n)[2]), values, 1).abs()
     largest = values.abs().amax(0)
     ratio = high / largest.clamp_min(torch.finfo(values.dtype).tiny)
     decay = ratio[1]**2
     if n > 3:
         decay = torch.maximum(decay, ratio[0]**((2 * n - 2) / (n - 2)))
-    return (.2 if n > 3 else 1.) * size * largest * decay
+    return (.1 if n > 3 else .5) * size * largest * decay
 
 # %% ../../nbs/05a_integrals.ipynb #4d42b60e
 class Panel(NamedTuple):
@@ -54,7 +53,7 @@ class Panel(NamedTuple):
     dt: float         # size of the step; a tensor where samples have clocks of their own
     low: float        # where the panel begins and ends, fractions of the step
     high: float
-    points: list      # the values at Lobatto's nodes
+    points: list      # for each of Lobatto's nodes a list: the value of every integrand
 
 # %% ../../nbs/05a_integrals.ipynb #be0c783e
 MOST_PANELS = 10_000  # in one step
@@ -67,16 +66,18 @@ class Quadrature:
         totals: list,                 # where to begin: zeros, a tensor for each integrand
         tolerance: Tolerance | None,  # what a panel may err; `None`: one panel a step, whatever its error
         patience: int = 1,            # steps that are settled together
+        places: Tensor | None = None, # components that the error is estimated from; default all
     ):
         self.n = max(2 if tolerance is None else 3, (order + 3) // 2)
         self.nodes, self.weights, _ = lobatto(self.n)
         self.totals = totals
+        self.places = places
         self.patience = patience
         self.controlled = tolerance is not None
         self.allowed = [_least(v) for v in tolerance[:2]] if self.controlled else None
         self.cuts = []          # for each step the fractions where its panels end
         self.end = None         # the integrands where the last step ended
-        self.waiting = []       # steps that are not settled: (index, panels, their errors)
+        self.waiting = []       # steps that are not settled: lists of (panel, its error)
         self.density = None     # panels that the last step would have needed, for each unit of time
         self.lost = False       # a step had too many panels
 
@@ -86,24 +87,23 @@ class Quadrature:
         start: list | None = None,  # the integrands at the start, if known: `end` of the step before
     ):
         "Adds a step."
-        panels = []
+        step = []
         for low, high in self.division(dt):
-            panels.append(self.panel(values, dt, low, high, start))
-            start = panels[-1].points[-1]
+            panel = self.panel(values, dt, low, high, start)
+            step.append((panel, self.error(panel) if self.controlled else None))
+            start = panel.points[-1]
+        if self.controlled and self.density is None and not self.waiting:
+            step[0] = panel, torch.maximum(step[0][1], self.probed(panel))
         self.end = start
-        errors = [self.error(panel) for panel in panels] if self.controlled else []
-        self.waiting.append((len(self.cuts), panels, errors))
-        self.cuts.append([])
+        self.waiting.append(step)
         if len(self.waiting) >= self.patience or not self.controlled:
             self.settle()
 
     def division(self, dt) -> list:  # pairs of fractions
         "Into which panels a step is divided at first."
-        if not self.controlled:
-            return [(0., 1.)]
         if self.density is None:
-            return [(0., .4), (.4, 1.)]      # two looks of different length: not both miss an oscillation
-        count = min(max(1, math.ceil(self.density * _length(dt))), MOST_PANELS)
+            return [(0., 1.)]
+        count = min(max(1, math.ceil(self.density * _length(dt) - .1)), MOST_PANELS)
         edges = [i / count for i in range(count)] + [1.]
         return list(zip(edges, edges[1:]))
 
@@ -116,68 +116,89 @@ class Quadrature:
         points += [end] if end is not None else []
         return Panel(values, dt, low, high, points)
 
-    def sums(self, panel) -> list:  # a tensor for each integrand
-        "The rule on a panel."
+    def plus(self, totals, panel) -> list:
+        "The sums so far and the rule on a panel."
         scale = panel.high - panel.low
-        sums = []
-        for column in zip(*panel.points):
-            total = column[0] * (self.weights[0] * scale)
-            for w, v in zip(self.weights[1:], column[1:]):
-                total = torch.add(total, v, alpha=w * scale)
-            sums.append(total * sized(panel.dt, total))
-        return sums
+        added = []
+        for total, column in zip(totals, zip(*panel.points)):
+            if isinstance(panel.dt, Tensor):
+                mean = sum(w * v for w, v in zip(self.weights, column))
+                total = total + mean * (sized(panel.dt, mean) * scale)
+            else:
+                for w, v in zip(self.weights, column):
+                    total = torch.add(total, v, alpha=w * scale * panel.dt)
+            added.append(total)
+        return added
+
+    def sample(self, v):
+        return v.detach() if self.places is None else v.detach()[self.places]
 
     @torch.no_grad()
     def error(self, panel) -> Tensor:  # 0-dim
         "The largest error of a panel, over what is allowed."
+        columns = [torch.stack([self.sample(v) for v in column]) for column in zip(*panel.points)]
+        return self.over_allowed(panel, [panel_error(v, 1.) for v in columns])
+
+    def over_allowed(self, panel, errors):    # `errors` for a step of length one
         atol, rtol = self.allowed
         ratios = []
-        for total, part, column in zip(self.totals, self.sums(panel), zip(*panel.points)):
-            size = abs(sized(panel.dt, part)) * (panel.high - panel.low)
-            allowed = torch.maximum(total.abs(), (total + part).abs()) * rtol + atol
-            ratios.append((panel_error(torch.stack(column), size) / allowed).amax())
+        for total, end, error in zip(self.totals, panel.points[-1], errors):
+            size = abs(sized(panel.dt, error)) * (panel.high - panel.low)
+            after = self.sample(total).abs() + size * self.sample(end).abs()
+            ratios.append((error * size / (after * rtol + atol)).amax())
         return ratios[0] if len(ratios) == 1 else torch.stack(ratios).amax()
+
+    @torch.no_grad()
+    def probed(self, panel) -> Tensor:  # 0-dim
+        "The error again, by one look more: does the polynomial through the nodes know the value there?"
+        s = .6 * self.nodes[1] + .4 * self.nodes[2]
+        found, = panel.values([s])
+        errors = []
+        for column, seen in zip(zip(*panel.points), found):
+            v = torch.stack([self.sample(v) for v in column])
+            expected = torch.tensordot(v.new_tensor(_prediction(self.n, s)), v, 1)
+            largest = v.abs().amax(0).clamp_min(torch.finfo(v.dtype).tiny)
+            miss = (self.sample(seen) - expected).abs() / largest
+            errors.append(.1 * largest * miss**((2 * self.n - 2) / self.n))
+        return self.over_allowed(panel, errors)
 
     def settle(self):
         "Looks at the errors of the steps that wait, and divides their panels where they are too large."
         waiting = self.waiting
         self.waiting = []
-        if not self.controlled:
-            for index, panels, _ in waiting:
-                self.take(index, panels[0])
-        elif waiting:
-            errors = iter(torch.stack([e for *_, errors in waiting for e in errors]).tolist())
-            for index, panels, _ in waiting:
-                needed = sum(self.refine(index, panel, next(errors)) for panel in panels)
-                self.density = needed / _length(panels[0].dt)
+        errors = [e for step in waiting for _, e in step if e is not None]
+        errors = iter(torch.stack(errors).tolist() if errors else [])
+        for step in waiting:
+            self.cuts.append([])
+            needed = sum(self.refine(panel, next(errors, 0.)) for panel, _ in step)
+            if self.controlled:
+                self.density = needed / _length(step[0][0].dt)
 
-    def take(self, index, panel):
-        self.totals = [total + part for total, part in zip(self.totals, self.sums(panel))]
-        self.cuts[index].append(panel.high)
-
-    def refine(self, index, panel, error) -> float:  # panels that would have done
+    def refine(self, panel, error) -> float:  # panels that would have done
         "Takes a panel, or its parts if it is too long."
         needed = 0.
         stack = [(panel, error)]
         while stack:
             panel, error = stack.pop()
-            full = len(self.cuts[index]) + len(stack) >= MOST_PANELS
+            full = len(self.cuts[-1]) + len(stack) >= MOST_PANELS
             if error > 1 and not full and panel.high - panel.low > 1e-9:
-                left, right = self.halves(panel)
-                errors = torch.stack([self.error(left), self.error(right)]).tolist()
-                stack += [(right, errors[1]), (left, errors[0])]
+                stack += self.halves(panel)
                 continue
             if error > 1 and full:
                 self.warn()
-            self.take(index, panel)
-            needed += max(.05, min(error, 1.)**(1 / (2 * self.n - 1)) / .9)
+            self.totals = self.plus(self.totals, panel)
+            self.cuts[-1].append(panel.high)
+            needed += max(.1, min(error, 1.)**(1 / (2 * self.n - 1)))
         return needed
 
-    def halves(self, panel):
-        middle = (panel.low + panel.high) / 2
+    def halves(self, panel) -> list:
+        "The two halves of a panel, judged; the first one last."
         values, dt, low, high, points = panel
+        middle = (low + high) / 2
         left = self.panel(values, dt, low, middle, start=points[0])
-        return left, self.panel(values, dt, middle, high, left.points[-1], points[-1])
+        right = self.panel(values, dt, middle, high, left.points[-1], points[-1])
+        errors = torch.stack([self.error(left), self.error(right)]).tolist()
+        return [(right, errors[1]), (left, errors[0])]
 
     def warn(self):
         if not self.lost:
@@ -210,6 +231,14 @@ def sized(
 ):
     "A step size to multiply the values of an integrand with."
     return dt.to(v.dtype).reshape(-1, *[1] * (v.dim() - 1)) if isinstance(dt, Tensor) else dt
+
+
+@functools.cache
+def _prediction(n, s):  # the weights of values at Lobatto's nodes in the value at `s` of the polynomial through them
+    legendre = np.polynomial.legendre
+    nodes = 2 * np.array(lobatto(n)[0]) - 1
+    row = legendre.legvander(np.array([2 * s - 1]), n - 1)
+    return (row @ np.linalg.inv(legendre.legvander(nodes, n - 1)))[0].tolist()
 
 
 def _length(dt):  # of a step, to compare it with others: clocks of samples are taken as they come
@@ -287,11 +316,10 @@ class Integrals:
         values = self.values(f, segment)
         low = 0.
         start = None
-        totals = None
+        totals = [torch.zeros_like(v) for v in self.quadrature.totals]
         for high in self.quadrature.cuts[index]:
             panel = self.quadrature.panel(values, segment.dt, low, high, start)
-            parts = self.quadrature.sums(panel)
-            totals = parts if totals is None else [a + b for a, b in zip(totals, parts)]
+            totals = self.quadrature.plus(totals, panel)
             start = panel.points[-1]
             low = high
         return totals
@@ -301,9 +329,13 @@ class Integrals:
         return self.quadrature.finish()
 
 
-def patience_for(x: Tensor) -> int:
-    "How many steps of a quadrature to settle together: one on a CPU; elsewhere as many as memory for their states allows."
-    return 1 if x.device.type == "cpu" else max(1, min(16, 2**22 // max(x.numel(), 1)))
+def patience_for(
+    *kept: Tensor,  # a state, an integral: what a step keeps until it is settled
+) -> int:
+    "How many steps of a quadrature to settle together: one on a CPU; elsewhere as many as there is memory for."
+    if kept[0].device.type == "cpu":
+        return 1
+    return max(1, min(16, 2**22 // max(sum(v.numel() for v in kept), 1)))
 
 
 def _checked(v, x, per_sample):

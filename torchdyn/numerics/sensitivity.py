@@ -12,6 +12,7 @@ import bisect
 import contextlib
 import copy
 import dataclasses
+import itertools
 import math
 import warnings
 from typing import Callable, NamedTuple
@@ -418,12 +419,25 @@ def pullback(
     differentiable: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"$f$ and $(\partial f / \partial x)^\top \lambda + \sum_k (\partial g_k/\partial x)^\top c_k$."
+    x, dx, pairs = _evaluate(f, t, x, adjoint, forcing)
+    vjp = None
+    if pairs:
+        vjp, = _pull(pairs, [x], create_graph=differentiable)
+    return dx if differentiable else dx.detach(), torch.zeros_like(x) if vjp is None else vjp
+
+
+def _evaluate(f, t, x, adjoint, forcing):
+    "The state as a leaf, the slope there, and pairs of what can be pulled back and what it is pulled with."
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
         dx = f(t, x)
-        pairs = [(v, c) for v, c in ((dx, adjoint), *((g(t, x), c) for g, c in forcing)) if v.requires_grad]
-        vjp = torch.autograd.grad([v for v, _ in pairs], x, [c for _, c in pairs], create_graph=differentiable, allow_unused=True)[0] if pairs else None
-    return dx if differentiable else dx.detach(), torch.zeros_like(x) if vjp is None else vjp
+        pairs = [(dx, adjoint), *((g(t, x), c) for g, c in forcing)]
+    return x, dx, [(v, c) for v, c in pairs if v.requires_grad]
+
+
+def _pull(pairs, inputs, **how):
+    outputs, cotangents = zip(*pairs)
+    return torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, **how)
 
 
 def _differentiated(t, z): return torch.is_grad_enabled() and (z.requires_grad or isinstance(t, Tensor) and t.requires_grad)
@@ -459,18 +473,47 @@ class Pair(NamedTuple):
         return Tolerance(both(t.atol), both(t.rtol), norm)
 
 # %% ../../nbs/06_sensitivity.ipynb #025de8a7
-class Backsolve:
-    "State and adjoint, both solved backward."
-    def __init__(self, f, problem, states, forcing=(), trail=None):
+class _Back:
+    "What both kinds of backward solve share: parameters can be pulled at places where the stepper has evaluated the field."
+    def __init__(self, f, forcing):
         self.f = f
         self.forcing = forcing
+        self.latest = None   # where the field was evaluated last,
+        self.pairs = []      # and what came of it, with its graph
+        self.start = None    # where a solve begins,
+        self.wanted = ()     # what to differentiate with respect to there,
+        self.found = None    # and these gradients
+
+    def begin(self, z, tensors):
+        "A solve begins at `z`, and the gradients of `tensors` will be wanted there."
+        self.start = z
+        self.wanted = tensors
+        self.found = None
+
+    def pulled(self, t, x, adjoint, z):  # -> f, and what pulls on the state
+        if _differentiated(t, z):
+            self.latest = None
+            return pullback(self.f, t, x, adjoint, self.forcing, True)
+        x, dx, self.pairs = _evaluate(self.f, t, x, adjoint, self.forcing)
+        self.latest = z
+        vjp = None
+        if self.pairs and z is self.start and self.found is None:
+            vjp, *self.found = _pull(self.pairs, [x, *self.wanted], retain_graph=True)
+        elif self.pairs:
+            vjp, = _pull(self.pairs, [x], retain_graph=True)
+        return dx.detach(), torch.zeros_like(x) if vjp is None else vjp
+
+
+class Backsolve(_Back):
+    "State and adjoint, both solved backward."
+    def __init__(self, f, problem, states, forcing=(), trail=None):
+        super().__init__(f, forcing)
         self.pair = Pair(states[0].shape, problem.integrator.per_sample)
 
     def slope(self, t, z):
-        keep = _differentiated(t, z)
         x, adjoint = self.pair.split(z)
         t = t.squeeze(1) if self.pair.per_sample else t
-        dx, vjp = pullback(self.f, t, x, adjoint, self.forcing, keep)
+        dx, vjp = self.pulled(t, x, adjoint, z)
         return self.pair.join(dx, -vjp)
 
     def integrator(self, backward):
@@ -548,11 +591,10 @@ class _SampleCurve:
         return x + torch.einsum("bq,bqn->bn", weights, self.slopes[k, :, b].reshape(*weights.shape, -1)).reshape(x.shape)
 
 # %% ../../nbs/06_sensitivity.ipynb #95be266d
-class Remembered:
+class Remembered(_Back):
     "The adjoint alone, on the remembered solution."
     def __init__(self, f, problem, states, forcing, trail):
-        self.f = f
-        self.forcing = forcing
+        super().__init__(f, forcing)
         self.trail = trail        # a `Trail`, or the interpolants themselves
         self.basis = basis(problem.integrator.stepper, states[0], problem.integrator.hermite)
         self.make = _SampleCurve if problem.integrator.per_sample else _Curve
@@ -594,8 +636,8 @@ class Remembered:
         yield start, end
 
     def slope(self, t, adjoint):
-        keep = _differentiated(t, adjoint)
-        return -pullback(self.f, t, self.curve(t), adjoint, self.forcing, keep)[1]
+        _, vjp = self.pulled(t, self.curve(t), adjoint, adjoint)
+        return -vjp
 
     def integrator(self, backward):
         return backward
@@ -648,7 +690,18 @@ class ParameterGradient:
         if tensors:
             zeros = [torch.zeros_like(self.flat([None] * len(tensors)))]
             tolerance = None if integrator.controller is None else integrator.tolerance
-            self.quadrature = Quadrature(integrator.stepper.order, zeros, tolerance, patience_for(x))
+            patience = patience_for(x, *zeros)
+            self.quadrature = Quadrature(integrator.stepper.order, zeros, tolerance, patience, self.places())
+
+    def places(self):
+        "Of each tensor at most a thousand components, spread evenly; `None`: all."
+        sizes = [v.numel() * (2 if v.is_complex() else 1) for v in self.tensors]
+        if max(sizes) <= 1024:
+            return None
+        found = []
+        for first, size in zip([0, *itertools.accumulate(sizes)], sizes):
+            found.append(torch.linspace(first, first + size - 1, min(size, 1024), dtype=torch.float64))
+        return torch.cat(found).round().long().to(self.tensors[0].device)
 
     def flat(self, gradients):
         "All gradients as one real vector."
@@ -700,22 +753,24 @@ class ParameterGradient:
             found = iter(found)
             ends = {0.: (t, z), 1.: (segment.end, segment.step.x)}
             places = [ends.get(s) or (t + dt * s, next(found)) for s in fractions]
-            times, zs = zip(*places)
-            return [[self.pulled(*place, dt)] for place in zip(*self.back.at(times, torch.stack(zs)))]
+            return [[self.at(t, z, dt)] for t, z in places]
         return values
 
-    def pulled(self, t, x, adjoint, dt):
+    def at(self, t, z, dt):
+        r"$-(\partial f/\partial\theta)^\top \lambda$ at one place, and the same of integrands."
         back = self.back
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            pairs = [(back.f(t, x), adjoint), *((g(t, x), c) for g, c in back.forcing)]
-        pairs = [(v, -c) for v, c in pairs if v.requires_grad]
+        moves = isinstance(dt, Tensor)
+        if z is back.start and back.found is not None and not moves:
+            return self.flat(back.found).neg_()
+        pairs = back.pairs
+        if z is not back.latest:      # else the stepper was here last, as at the end of most steps
+            (t,), (x,), (adjoint,) = back.at([t], z.unsqueeze(0))
+            _, _, pairs = _evaluate(back.f, t, x, adjoint, back.forcing)
         if not pairs:
             return torch.zeros_like(self.quadrature.totals[0])
-        if isinstance(dt, Tensor):
+        if moves:
             pairs = [(v, c * sized(dt, c)) for v, c in pairs]
-        slopes, cotangents = zip(*pairs)
-        return self.flat(torch.autograd.grad(slopes, self.tensors, cotangents, allow_unused=True))
+        return self.flat(_pull(pairs, self.tensors, retain_graph=True)).neg_()
 
 # %% ../../nbs/06_sensitivity.ipynb #dfce25f9
 class _WalkBack:
@@ -738,7 +793,7 @@ class _WalkBack:
     def pass_over(self, times, states, i, j, adjoint):
         "The adjoint at time `j`, from that at a later time `i`; between them nobody looked."
         quadrature = self.parameters.quadrature
-        kept = quadrature and quadrature.state()
+        kept = quadrature.state() if quadrature and i - j > 1 else None
         found, z = self.solve(times[j:i + 1], states[i], adjoint)
         if z is not None and i - j > 1 and self.back.drift(z, states[j], self.tolerances) > _FAR:
             if quadrature:
@@ -762,6 +817,7 @@ class _WalkBack:
         segment = None
         for start, end in back.cut(times[-1], times[0]):
             z = back.join(x, adjoint)
+            back.begin(z, self.parameters.tensors)
             clocks = [back.clock(start), back.clock(end)]
             for segment in integrator.steps(back.slope, z, clocks, self.stats):
                 self.parameters(segment)
