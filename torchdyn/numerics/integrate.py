@@ -44,6 +44,11 @@ class Integrator:
     t_stops: tuple = ()               # times at which the field jumps: steps end there and start anew
     per_sample: bool = False          # a clock for each sample of the leading dimension
 
+    def __post_init__(self):
+        # A stepper that iterates is told how far: a copy of it, for it may be shared.
+        tolerance = None if self.controller is None else self.tolerance
+        object.__setattr__(self, "stepper", self.stepper.with_tolerance(tolerance))
+
     def steps(self,
         f: Callable,    # the field, `f(t, x)`
         x: Tensor,      # state at `times[0]`
