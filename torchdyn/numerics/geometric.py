@@ -15,7 +15,7 @@ from torch import nn
 
 from .odeint import as_stepper, odeint
 from .states import Solution, VectorField, axpy, call_form
-from .steppers import STEPPERS, Step, Stepper
+from .steppers import STEPPERS, Step, Stepper, with_part
 
 # %% ../../nbs/11_geometric_steppers.ipynb #a341e0c0
 class Separable(nn.Module):
@@ -213,6 +213,8 @@ class Reversible(Stepper):
         if not 0 < coupling <= 1: raise ValueError(f"the coupling lies in (0, 1]; got {coupling}")
         self.base, self.coupling = base, coupling
         self.order, self.error_order, self.adaptive, self.trainable = base.order, base.error_order, base.adaptive, base.trainable
+
+    def with_tolerance(self, tolerance): return with_part(self, "base", self.base.with_tolerance(tolerance))
 
     def begin(self, f, t, x): return (x,)
 

@@ -47,6 +47,11 @@ class Integrator:
     per_sample: bool = False          # a clock for each sample of the leading dimension
     rounding: float = 2**-52          # of the times, relative: a step may be longer than `dt` by as much
 
+    def __post_init__(self):
+        # A stepper that iterates is told how far: a copy of it, for it may be shared.
+        tolerance = None if self.controller is None else self.tolerance
+        object.__setattr__(self, "stepper", self.stepper.with_tolerance(tolerance))
+
     def steps(self,
         f: Callable,    # the field, `f(t, x)`
         x: Tensor,      # state at `times[0]`
