@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from .compile import compiled
 from .control import CONTROLLERS, Controller, PIController, Tolerance
 from .dense import DenseSolution, basis
-from .integrate import Integrator, Problem
+from .integrate import Integrator, Problem, TimeRange
 from .sensitivity import SENSITIVITIES, _Pieces, parameters_of, solve
 from .states import Solution, SolverError, Stats, Status, VectorField, as_time, ravel_state, rms_norm, sample_norm
 from .steppers import STEPPERS, RungeKutta, Step, Stepper, advance
@@ -88,7 +88,6 @@ def make_integrator(
         idle = [name for name, value in idle.items() if value is not None]
         if idle: raise ValueError(f"{', '.join(idle)} cannot apply: {type(stepper).__name__} takes fixed steps here" + (" because dt= is given" if stepper.adaptive else "; give dt=, or take a stepper with an error estimate such as 'tsit5'"))
     if adaptive: controller = lookup_controller or _default_controller
-    if t_stops and per_sample: raise ValueError("t_stops cannot apply with per_sample=True: samples pass a time at different steps. Solve with one clock")
     return Integrator(stepper, controller if adaptive else None, tolerance, dt, first_step, min_step or 0., max_step or math.inf, max_steps, interpolator == "hermite",
                       tuple(t_stops), per_sample)
 
@@ -201,6 +200,8 @@ def odeint(
     field, t_span, stats = VectorField(f, args, layout, control=start), as_span(t_span, samples=len(x) if per_sample else None), Stats()
     tolerance = Tolerance(_as_tolerance("atol", atol, x, layout), _as_tolerance("rtol", rtol, x, layout), _as_norm(norm, layout, per_sample))
     integrator = make_integrator(solver, tolerance, controller, dt, first_step, min_step, max_step, max_steps, interpolator, t_stops, per_sample)
+    if t_span.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        integrator = dataclasses.replace(integrator, rounding=torch.finfo(t_span.dtype).eps)
     if integrator.controller is not None: _check_precision(x, atol, rtol)
     if integrator.controller is None and (atol, rtol) != (1e-4, 1e-4): warnings.warn(f"{type(integrator.stepper).__name__} takes fixed steps: atol and rtol have no effect", stacklevel=2)
     backward = _backward(integrator, x, solver_adjoint, atol_adjoint, rtol_adjoint)
@@ -217,7 +218,8 @@ def odeint(
     if per_sample: visited = (t_span if t_span.dim() == 2 else t_span.expand(len(x), -1)).T.to(x.device)
     if per_sample: times = visited.detach()
     else: times = list(visited.unbind()) if torch.compiler.is_compiling() else visited.tolist()
-    if not torch.compiler.is_compiling(): field.span = _reach(visited, x, per_sample)
+    if not torch.compiler.is_compiling():
+        field.within = _time_range(visited, start, x, integrator)
     with _bar(progress, times, observers):
         problem = Problem(field, times, integrator, stats, tuple(observers), tuple(map(field.lift, integrands)))
         try: states, *integrals = solve(problem, x, visited, sensitivity, backward, (*optimizable_params, *(v for g in integrands for v in parameters_of(g))))
@@ -232,14 +234,17 @@ def odeint(
     return solution
 
 # %% ../../nbs/07_odeint.ipynb #3f2b99d7
-def _reach(times, x, per_sample):
-    "The least and the largest time: numbers, or tensors shaped as the clocks of the samples."
+def _time_range(times, start, x, integrator):
+    "The times that the field may be asked for, as it sees them."
     times = times.detach().to(torch.float64)
-    if not per_sample: return float(times.min()), float(times.max())
+    dtype = (start if isinstance(start, Tensor) else x).dtype.to_real()
+    strict = integrator.controller is not None
+    if not integrator.per_sample:
+        return TimeRange(float(times.min()), float(times.max()), integrator.t_stops, dtype, strict)
     shape = (-1,) + (1,) * (x.dim() - 1)
-    low = times.nan_to_num(math.inf).amin(0)
-    high = times.nan_to_num(-math.inf).amax(0)
-    return low.reshape(shape), high.reshape(shape)
+    low = times.nan_to_num(math.inf).amin(0).reshape(shape)
+    high = times.nan_to_num(-math.inf).amax(0).reshape(shape)
+    return TimeRange(low, high, integrator.t_stops, dtype, strict)
 
 
 def _check_precision(x, atol, rtol):

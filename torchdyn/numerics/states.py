@@ -160,13 +160,15 @@ class VectorField:
         layout: Layout | None = None,  # of a state that is a nest of tensors (`ravel_state`)
         form: tuple | None = None,     # `call_form(f)`, if it is known already
         control: Any = None,      # initial state of the solve, for `current_control`
-        span: tuple | None = None,  # the least and the largest time that `f` may be asked for
+        within: Callable | None = None,  # gives for a time the nearest one that `f` may be asked for
     ):
         if isinstance(f, VectorField): control, f, args, form = control if f.control is None else f.control, f.f, f.args[0] if args is None and f.args else args, (f.timed, f.takes_args)
         self.f, (self.timed, takes_args) = f, form or call_form(f)
         if args is not None and not takes_args: raise TypeError("args were given, but the vector field takes none: write f(t, x, args)")
         self.takes_args, self.args = takes_args, () if args is None else (args,)
-        self.layout, self.control, self.span = layout, control, span
+        self.layout = layout
+        self.control = control
+        self.within = within
         self.nfe = 0
         self.jacobians = 0
 
@@ -174,8 +176,8 @@ class VectorField:
 
     def __call__(self, t, x):
         self.nfe += 1
-        if self.span is not None:
-            t = clip(t, *self.span)   # a rounding error of the clock, or a stage that a method places beyond its step
+        if self.within is not None:
+            t = self.within(t)   # a rounding error of the clock, or a stage that a method places beyond its step
         version = None if self.nfe > 1 or torch.compiler.is_compiling() or x.is_inference() else x._version
         _depths.stack.append(t)
         if self.control is not None: _depths.controls.append(self.control)
