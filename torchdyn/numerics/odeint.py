@@ -319,8 +319,14 @@ class _bar:
         if not self.show: return
         from tqdm.auto import tqdm
         spans = torch.as_tensor(self.times, dtype=torch.float64).nan_to_num()
-        self.bar = tqdm(total=float((spans.amax(0) - spans.amin(0)).mean()), unit="t", bar_format="{l_bar}{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]")
-        self.observers.append(lambda s: self.bar.update(min(float(abs(s.dt) if isinstance(s.dt, float) else s.dt.abs().mean()), self.bar.total - self.bar.n)))
+        total = float((spans.amax(0) - spans.amin(0)).mean())
+        known = total
+        form = "{l_bar}{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]"
+        if total > 1e30:      # a wait for ever
+            known = None
+            form = "t = {n:.4g} [{elapsed}]"
+        self.bar = tqdm(total=known, unit="t", bar_format=form)
+        self.observers.append(lambda s: self.bar.update(min(float(abs(s.dt) if isinstance(s.dt, float) else s.dt.abs().mean()), total - self.bar.n)))
 
     def __exit__(self, *_):
         if self.show: self.bar.close()
