@@ -272,7 +272,7 @@ class _Walk:
         self.t, self.last = self.grid[0], _to_the_end(self.grid)[-1]
         self.forward, self.live = np.where(self.last < self.t, -1., 1.), self.last != self.t
         self.conditions = _Conditions(engine.events, problem.f, clocks, clocks.show(self.t), x, engine.many)
-        self.jumps = [e.jump and problem.f.lift(e.jump) for e in engine.events]
+        self.jumps = [e.jump and problem.f.lift(e.jump, in_place=True) for e in engine.events]
         self.sides = self.residual = np.zeros((clocks.count, len(self.conditions.event)))
         self.integrals = [0.] * len(problem.integrands)
         self.margin, self.count, self.t_failed, self.found = np.zeros(clocks.count), np.zeros(clocks.count, int), np.full(clocks.count, np.nan), []
@@ -498,7 +498,7 @@ def odeint_hybrid(
     j_span: int | None = None,        # the solve ends after so many events
     solver: str | Stepper = "tsit5",
     callbacks: tuple = (),            # `EventCallback`s, the older form: gives all accepted times and states
-    atol: float | Tensor = 1e-4, rtol: float | Tensor = 1e-4,
+    atol: float | Tensor | None = None, rtol: float | Tensor | None = None,
     event_tol: float = 1e-12,         # how closely an event is located on the interpolant, as a fraction of the step
     *,
     events: Event | list = (),        # an `Event`, or several
@@ -520,7 +520,7 @@ def odeint_event(
     t0: float | Tensor,               # the time that belongs to it
     event_fn: Callable | Event,       # `e(t, x)`: a tensor, any component of which reaches zero at the event; or an `Event`
     solver: str | Stepper = "tsit5",
-    atol: float | Tensor = 1e-4, rtol: float | Tensor = 1e-4,
+    atol: float | Tensor | None = None, rtol: float | Tensor | None = None,
     *,
     reverse_time: bool = False,       # look into the past
     max_time: float = 100.,           # how long to wait
