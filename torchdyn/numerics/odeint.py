@@ -35,11 +35,11 @@ from .steppers import STEPPERS, RungeKutta, Step, Stepper, advance
 def nearest(
     name: str,
     known: list,  # names
-) -> str:         # for a message: "did you mean 'dt'? ", or nothing
+) -> str:         # for the end of a message: ". Did you mean 'dt'?", or nothing
     "The known name that looks most like `name`."
     folded = {other.lower(): other for other in known}
     found = difflib.get_close_matches(name.lower(), folded, 1)
-    return f"did you mean {folded[found[0]]!r}? " if found else ""
+    return f". Did you mean {folded[found[0]]!r}?" if found else ""
 
 
 def lookup(
@@ -51,7 +51,7 @@ def lookup(
     if not isinstance(given, str):
         return given
     if given not in known:
-        raise ValueError(f"unknown {what} {given!r}; {nearest(given, known)}known are {', '.join(sorted(known))}")
+        raise ValueError(f"unknown {what} {given!r}; known are {', '.join(sorted(known))}{nearest(given, known)}")
     return known[given]
 
 
@@ -383,8 +383,8 @@ def unknown_options(
 ) -> str:
     "The message for an option that does not exist."
     name = next(iter(given))
-    hint = f"did you mean {_ELSEWHERE[name]!r}? " if name in _ELSEWHERE else nearest(name, known)
-    return f"{who} has no option {name!r}; {hint}known are {', '.join(sorted(known))}"
+    hint = f". Did you mean {_ELSEWHERE[name]!r}?" if name in _ELSEWHERE else nearest(name, known)
+    return f"{who}() got an unexpected keyword argument {name!r}; known are {', '.join(sorted(known))}{hint}"
 
 
 _ELSEWHERE = {  # what other libraries call them
