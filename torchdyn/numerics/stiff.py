@@ -469,7 +469,10 @@ def _newton(block, g, K):  # -> slopes, and which samples failed or found no fin
         if not running.any():
             return new, failed, broken
         lost = running & K.isfinite().all(1) & ~r.isfinite().all(1)
-        broken = broken | lost
+        if before is None:
+            broken = broken | lost       # the field has no value where the search begins
+        else:
+            failed = failed | lost       # the search has left for infinity
         running = running & ~lost
         if before is not None:
             hopeless = ~(rate < 1) | ~(left * rate ** (most - 1 - i) <= 1)
