@@ -39,13 +39,17 @@ class Separable(nn.Module):
 # %% ../../nbs/11_geometric_steppers.ipynb #2590dfa3
 def _pair(f, dim):  # the two halves behind a field, if it has them
     pair = f.f if isinstance(f, VectorField) and f.layout is None else f
+    pair = getattr(pair, "m", pair)     # a model keeps its field in a module that counts
     return pair if isinstance(pair, Separable) and pair.dim == dim else None
 
 
 def _half(f, half, t, halves, dim):  # the slope of q (half 0) or of p (half 1)
     pair = _pair(f, dim)
     if pair is None: return f(t, torch.cat(halves, dim)).chunk(2, dim)[half]
-    if f is not pair: f.nfe += half     # a drift and a kick are the work of one evaluation
+    counters = () if f is pair else (f,) if f.f is pair else (f, f.f)
+    for counter in counters:
+        if counter is f or not torch.compiler.is_compiling():
+            counter.nfe += half         # a drift and a kick are the work of one evaluation
     return pair.part(half, t, halves[1 - half])
 
 # %% ../../nbs/11_geometric_steppers.ipynb #b5175166
