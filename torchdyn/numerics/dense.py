@@ -93,10 +93,11 @@ def interpolant(
     p: Basis,      # `basis(stepper, x)`
 ) -> Interpolant:
     "The solution inside a step: the stepper's own polynomial, or Hermite's cubic."
-    if p.p is not None: return Interpolant(t, dt, x, p.extend(f, t, x, dt, step), p.p)
+    small = dt.to(x.real.dtype) if isinstance(dt, Tensor) else dt
+    if p.p is not None:
+        return Interpolant(t, dt, x, p.extend(f, t, x, small, step), p.p)
     end = step.memory if isinstance(step.memory, Tensor) else f(t + dt, step.x)
     start = step.stages[0] if step.stages else f(t, x)
-    small = dt.to(x.real.dtype) if isinstance(dt, Tensor) else dt
     mean = (step.x - x) / small if not isinstance(dt, Tensor) else torch.where(small == 0, start, (step.x - x) / torch.where(small == 0, 1, small))
     return Interpolant(t, dt, x, (start, end, mean), torch.tensor(HERMITE, dtype=torch.float64, device=x.device))
 

@@ -8,6 +8,7 @@ __all__ = ['Event', 'HybridSolution', 'EventError', 'odeint_hybrid', 'odeint_eve
 # %% ../../nbs/08_events.ipynb #ecc9a693
 import copy
 import dataclasses
+import functools
 import math
 import warnings
 from typing import Any, Callable, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
 from .dense import basis, interpolant
@@ -27,31 +29,40 @@ from .steppers import Stepper
 # %% ../../nbs/08_events.ipynb #b3ce7b64
 class Event(NamedTuple):
     "Something that happens where a quantity passes through zero: the solve stops, its state jumps, or it takes note and goes on."
-    condition: Callable            # `e(t, x)` or `e(x)`: a number, zero at the event (one a sample with `per_sample`); or a bool, which becomes true there
+    condition: Callable            # `e(t, x)` or `e(x)`: a number, zero at the event (one a sample with `per_sample`); or a bool, which becomes true there (false, if it is true from the start on)
     terminal: bool | None = None   # the solve ends here; `None`: yes, unless there is a jump
-    direction: int = 0             # 1: only where the condition rises as the solve proceeds, -1: only where it falls, 0: either
+    direction: int = 0             # 1: only where the condition rises as the solve proceeds (a bool: only where it becomes true), -1: only where it falls, 0: either
     jump: Callable | None = None   # `J(t, x)` or `J(x)`: the state after the event
 
     @property
     def ends(self) -> bool: return self.jump is None if self.terminal is None else self.terminal
 
 # %% ../../nbs/08_events.ipynb #e653ca30
-def _crossing(g, low, high, tol):
-    "Where `g` stops being positive between `low` and `high`, all `[C]`. Source: Chandrupatla (1997)."
+@np.errstate(all="ignore")
+def _crossing(
+    g,          # a function of points `[C]`
+    low, high,  # where to search, `[C]`
+    tol,        # `tol(s)`: how close is close enough at `s`
+):              # where `g` stops being positive, its value there, and how steeply it falls
+    "The first point from `low` on at which `g` is not positive. Source: Chandrupatla (1997)."
     b, fb = _positive_side(g, low, high, tol)
-    a = np.where(fb > 0, high, b)              # the newest point; `b` is the other end of the bracket, `c` the point before
-    fa, fraction = g(a), np.full_like(a, .5)
-    while (wide := (abs(b - a) > tol) & (fa != 0)).any():
+    a = np.where(fb > 0, high, b)  # the newest point; `b` is the other end of the bracket, `c` the point before
+    fa = g(a)
+    around = (fb > 0) & ~(fa > 0)  # else rounding has the last word, at an end
+    fraction = np.full_like(a, .5)
+    while (wide := around & (abs(b - a) > (near := tol(np.maximum(a, b))))).any():
         new = np.where(wide, a + fraction * (b - a), a)
         value = np.where(wide, g(new), fa)
         same = (value > 0) == (fa > 0)
-        c, fc, b, fb = np.where(same, a, b), np.where(same, fa, fb), np.where(same, b, a), np.where(same, fb, fa)
+        c, fc = np.where(same, a, b), np.where(same, fa, fb)
+        b, fb = np.where(same, b, a), np.where(same, fb, fa)
         a, fa = new, value
-        fraction = _next_fraction(a, fa, b, fb, c, fc, tol)
-    return np.where(fa > 0, b, a)
+        fraction = _next_fraction(a, fa, b, fb, c, fc, near)
+    other = around & (fa > 0)
+    fall = (fb - fa) / np.where(around, a - b, np.nan)
+    return np.where(other, b, a), np.where(other, fb, fa), fall
 
 # %% ../../nbs/08_events.ipynb #7df90755
-@np.errstate(all="ignore")
 def _next_fraction(a, fa, b, fb, c, fc, tol):
     "How far from `a` to `b` to look next."
     x, y = (a - b) / (c - b), (fa - fb) / (fc - fb)
@@ -63,7 +74,7 @@ def _next_fraction(a, fa, b, fb, c, fc, tol):
 def _positive_side(g, low, high, tol):
     "The first of `low` and points halving towards it from `high` where `g` is positive, and the value there."
     value, probe = g(low), high
-    while (near := (value <= 0) & (probe - low > tol)).any():
+    while (near := (value <= 0) & (probe - low > tol(probe))).any():
         probe = np.where(near, (low + probe) / 2, probe)
         there = g(probe)
         found = near & (there > 0)
@@ -88,11 +99,17 @@ class _Clocks:
     def spread(self, x, samples):           # `[*state]` -> `[N, ...]`
         return x[torch.as_tensor(samples, device=self.device)] if self.per_sample else x.expand(len(samples), *x.shape)
 
-    def inside(self, curve, theta):         # a fraction of the step for each clock -> `(t, x)`
-        theta = torch.as_tensor(theta, dtype=torch.float64, device=self.device)
-        if not self.per_sample: return curve.t + curve.dt * theta.item(), curve.at(theta)[0]
-        t = curve.t.flatten() + curve.dt.flatten() * theta
-        return t.reshape(self.shape), curve.pick(torch.arange(self.count, device=self.device), t)
+    def inside(self, curve, *fractions):    # of the step, `[C]` each -> `(t, x)` for each
+        if not self.per_sample:
+            theta = [float(s[0]) for s in fractions]
+            states = curve.at(torch.tensor(theta, dtype=torch.float64, device=self.device))
+            return [(curve.t + curve.dt * s, x) for s, x in zip(theta, states)]
+        t, dt, samples = curve.t.flatten(), curve.dt.flatten(), torch.arange(self.count, device=self.device)
+        many = len(fractions)
+        if many > 1: t, dt, samples = (v.repeat(many) for v in (t, dt, samples))
+        times = t + dt * torch.as_tensor(np.concatenate(fractions), dtype=torch.float64, device=self.device)
+        states = curve.pick(samples, times)
+        return list(zip(times.reshape(self.shape).split(self.count), states.split(self.count)))
 
 
 def _floats(v): return np.array(v.detach().double().tolist())
@@ -101,20 +118,60 @@ def _floats(v): return np.array(v.detach().double().tolist())
 class _Conditions:
     "All conditions as one function of time and state: `[C, K]` numbers."
     def __init__(self, events, field, clocks, t, x, many=False):
-        self.maps, self.clocks = [field.lift(e.condition) for e in events], clocks
-        with torch.no_grad(): values = [torch.as_tensor(m(t, x)) for m in self.maps]
+        self.maps = [_lifted(field, event.condition, f"the condition of event {i}") for i, event in enumerate(events)]
+        self.clocks = clocks
+        self.gradients = torch.is_grad_enabled()
+        self.turned = None                        # `[C, K]`: -1 for bools that are true from the start on
+        values = [_as_tensor(_ask(m, t, x.detach().clone()), x) for m in self.maps]
         for v in values: _check_condition(v, clocks, many)
-        self.event = np.array([i for i, v in enumerate(values) for _ in range(v.numel() // clocks.count)])   # `[K]`: whose it is
-        self.direction = np.array([-1 if values[i].dtype == torch.bool else events[i].direction for i in self.event])
+        self.learned = any(v.requires_grad for v in values)
+        owners = [[i] * (v.numel() // clocks.count) for i, v in enumerate(values)]
+        self.event = np.array(sum(owners, []))    # `[K]`: whose it is
+        self.bool = np.array([values[i].dtype == torch.bool for i in self.event])
+        given = np.array([events[i].direction for i in self.event])
+        self.direction = np.where(self.bool, -1, given)
+        self.may_turn = self.bool & (given != 1)
 
     def __call__(self, t, x):
-        values = [_number(m(t, x), x).reshape(self.clocks.count, -1) for m in self.maps]
-        return values[0] if len(values) == 1 else torch.cat(values, 1)
+        count = self.clocks.count
+        values = [_number(_ask(m, t, x), x).reshape(count, -1) for m in self.maps]
+        e = values[0] if len(values) == 1 else torch.cat(values, 1)
+        return e if self.turned is None else e * self.turned
+
+    def read(self, *places):  # pairs `(t, x)`, with states that know no graph -> `[N, C, K]` floats
+        "The numbers at several places."
+        with torch.set_grad_enabled(self.gradients):
+            return _floats(torch.stack([self(t, x) for t, x in places]))
+
+    def turn(self, late):     # `[C, K]`: which bools wait for false
+        sign = torch.as_tensor(np.where(late, -1., 1.), device=self.clocks.device)
+        self.turned = sign.to(torch.get_default_dtype())
 
 # %% ../../nbs/08_events.ipynb #c9fb2ab6
+def _lifted(field, g, what, in_place=False):
+    try: return field.lift(g, in_place)
+    except TypeError as e: raise TypeError(str(e).replace("a vector field", what)) from None
+
+
+def _ask(condition, t, x):
+    version = None if x.is_inference() else x._version
+    e = condition(t, x)
+    if version is not None and x._version != version:
+        raise ValueError("a condition changed the state in place: compute with a copy, x.clone()")
+    return e
+
+
+def _as_tensor(e, x):
+    if isinstance(e, Tensor): return e
+    if isinstance(e, (tuple, list)): return torch.stack([_as_tensor(v, x) for v in e])
+    e = torch.as_tensor(e, device=x.device)
+    return e.double() if e.is_floating_point() else e
+
+
 def _number(e, x):  # a bool is 1 before the event and -1 after
-    if not isinstance(e, Tensor): e = torch.as_tensor(e, device=x.device)
-    return 1. - 2. * e if e.dtype == torch.bool else e
+    e = _as_tensor(e, x)
+    if e.dtype == torch.bool: return 1. - 2. * e
+    return e if e.is_floating_point() else e.to(x.real.dtype)
 
 
 def _check_condition(v, clocks, many):
@@ -125,19 +182,44 @@ def _check_condition(v, clocks, many):
                      "for the first sample that gets there reduce it, e.g. with .amin()")
 
 # %% ../../nbs/08_events.ipynb #9503535b
+_SIMPLE, _BENT, _LEAP = range(3)      # kinds of zeros, see below
+
 class _Watch:
     "An integrator whose walk ends where each clock has met its first event, or has reached its last time."
-    def __init__(self, integrator, conditions, forward, sides, residual, tol):
-        self.integrator, self.conditions, self.clocks, self.forward, self.tol = integrator, conditions, conditions.clocks, forward, tol
-        self.sides, self.residual = sides, residual   # `[C, K]`: the sign of each condition; its size at the event just behind, NaN if it was not the one
-        self.k, self.t, self.dt = np.full(self.clocks.count, -1), np.full(self.clocks.count, np.nan), np.zeros(self.clocks.count)  # which, when, in a step of which size
-        self.ends, self.closest, self.x, self.next_dt = [], (math.inf, math.nan), None, None
+    def __init__(self, integrator, conditions, forward, sides, residual, tol, came_back=False, fresh=False):
+        self.integrator = integrator
+        self.conditions = conditions
+        self.clocks = conditions.clocks
+        self.forward = forward
+        self.sides = sides        # `[C, K]`: the sign of each condition
+        self.residual = residual  # `[C, K]`: its size at the event just behind, NaN if it was not the one
+        self.tol = tol
+        self.came_back = came_back  # `[C]`: the event just behind touched zero and did not pass
+        self.fresh = fresh        # the solve begins here
+        self.keen = False         # a gradient is wanted: it matters what the zero is like
+        count = self.clocks.count
+        self.k = np.full(count, -1)       # which condition crossed,
+        self.t = np.full(count, np.nan)   # when,
+        self.dt = np.zeros(count)         # in a step of which size,
+        self.begin = np.zeros(count)      # and when that step began
+        self.zero = np.full(count, _SIMPLE)   # what the zero is like,
+        self.marks = None                     # and if it is not simple, times and states before it
+        self.touched = np.zeros(count, bool)
+        self.fall = np.zeros((count, len(conditions.event)))      # of the conditions, at the end of the last step
+        self.ends = []
+        self.closest = (math.inf, math.nan)
+        self.x = None
+        self.next_dt = None
 
     def __getattr__(self, name): return getattr(self.integrator, name)
 
+    def read(self, curve, *fractions): return self.conditions.read(*self.clocks.inside(curve, *fractions))
+
     def steps(self, f, x, times, stats):
         "The accepted steps up to the event."
-        last, self.basis, self.inside = self.clocks.read(times[-1]), basis(self.stepper, x, self.hermite), torch.tensor(_INSIDE, dtype=torch.float64, device=x.device)
+        last = self.clocks.read(times[-1])
+        self.basis = basis(self.stepper, x, self.hermite)
+        self.inside = torch.tensor(_INSIDE, dtype=torch.float64, device=x.device)
         for segment in self.integrator.steps(f, x, times, stats):
             _look(self, f, segment)
             if self.k.max() < 0 or (self.k < 0)[self.clocks.read(segment.end) != last].any():
@@ -164,67 +246,212 @@ def _look(watch, f, segment):
     "Evaluates the conditions along a step, and finds the first that crosses."
     t, x, dt = segment[:3]
     curve = interpolant(f, t, x, dt, segment.step, watch.basis)
-    e = _floats(torch.stack([watch.conditions(t + dt * s, y) for s, y in zip((*_INSIDE, 1.), (*curve.at(watch.inside), segment.step.x))]))
-    if not watch.ends: watch.start = _arm(watch, f, segment)
-    e = np.concatenate([watch.start[None], e])                 # `[N, C, K]`, evenly spaced in the step
+    if not watch.ends: watch.value = _arm(watch, f, segment, curve)
+    states = (*curve.at(watch.inside), segment.step.x.detach())
+    e = watch.conditions.read(*((t + dt * s, y) for s, y in zip((*_INSIDE, 1.), states)))
+    e = np.concatenate([watch.value[None], e])       # `[N, C, K]`, evenly spaced in the step
     watch.closest = min(watch.closest, (abs(e).min(), watch.clocks.read(segment.end)[0]))
-    bottoms = _bottoms(watch.sides, e)
-    if bottoms or not (e[1:] * watch.sides > 0).all(): e = _follow(watch, segment, curve, bottoms, e)
-    watch.start = e[-1]
+    bottoms = _bottoms(watch, segment, curve, e)
+    on_their_sides = (e[1:] * watch.sides > 0).all()
+    if bottoms or not on_their_sides: e = _follow(watch, segment, curve, bottoms, e)
+    watch.value = e[-1]
 
 # %% ../../nbs/08_events.ipynb #32b20e98
-def _bottoms(sides, e):
-    "Where parabolas through three neighbours go much nearer to zero than the three: fractions of the step, `[C]` (1 for clocks without)."
-    left, middle, right = (sides * v for v in (e[:-2], e[1:-1], e[2:]))
-    slope, bend, least = (right - left) / 2, right - 2 * middle + left, np.minimum(np.minimum(left, right), middle)
-    dip = (least > 0) & (abs(slope) < .999 * bend) & (slope**2 > (2 * middle - least) * bend)      # the bottom is below half of the least
-    return [np.where(dip[i, :, k], (i + 1 - slope[i, :, k] / np.where(dip[i, :, k], bend[i, :, k], 1)) / (len(e) - 1), 1.) for i, k in np.argwhere(dip.any(1))] if dip.any() else []
+@np.errstate(all="ignore")
+def _bottoms(watch, segment, curve, e):
+    "Where conditions dip to zero or below between two nodes: triples of the fractions of the step `[C]` (1 for clocks without), the condition, and which clocks it only touches zero on."
+    v = watch.sides * e
+    quarter = abs(watch.clocks.read(segment.dt))[:, None] / len(_INSIDE + (1,))
+    hopeful = _may_dip(v, watch.fall * quarter * watch.sides)
+    watch.fall = (e[-2] - e[-1]) / quarter
+    watch.lift = np.zeros_like(e[0])
+    found = []
+    for i, k in np.argwhere(hopeful.any(1)):
+        def g(*fractions): return watch.sides[:, k] * watch.read(curve, *fractions)[..., k]
+        ours = hopeful[i, :, k]
+        low = np.where(ours, i / len(hopeful), 1.)
+        high = np.where(ours, (i + 1) / len(hopeful), 1.)
+        resolved = np.spacing(abs(watch.clocks.read(segment.t))) / quarter[:, 0]
+        noise = 16 * max(watch.tol, torch.finfo(segment.x.dtype).eps) * np.maximum(v[i, :, k], v[i + 1, :, k])
+        s, value, touched = _deepest(g, low, high, np.maximum(watch.tol, resolved), noise)
+        touched = ours & touched
+        watch.lift[:, k] = np.where(touched, 2 * value, watch.lift[:, k])
+        reached = touched | ours & (value <= 0)
+        if reached.any(): found.append((np.where(reached, s, 1.), k, touched))
+    return found
+
+
+def _may_dip(v, fall):
+    "Between which nodes the lines through the neighbours are both below zero; `fall` is what `v` lost before the first."
+    falls = np.concatenate([fall[None], v[:-2] - v[1:-1]])
+    may = v[:-1] <= 1.5 * falls                    # one is the distance of two nodes; the sides may be a little round
+    if not may.any(): return may
+    rises = v[2:] - v[1:-1]
+    may &= (v[:-1] > 0) & (v[1:] > 0)
+    may[:-1] &= (rises > 0) & (v[:-2] * rises + v[1:-1] * falls[:-1] <= 1.5 * falls[:-1] * rises)
+    may[-1] &= v[-2] <= 1.1 * falls[-1]            # what comes after the last is not known
+    return may
+
+
+def _deepest(g, a, b, tol, noise):
+    "Follows a dip of `g` between `a` and `b` to its bottom, as long as it may reach zero: the point, the value, and whether it touches zero there, all `[C]`."
+    x = np.stack([a, (a + b) / 2, b])
+    y = g(*x)
+    while True:
+        hopeful = (y[1] > 0) & (y.min(0) <= .6 * np.maximum(y[0], y[2]))
+        going = hopeful & (x[2] - x[0] > tol)
+        if not going.any(): return x[1], y[1], hopeful | (y[1] > 0) & (y[1] < noise)
+        between = np.where(going, (x[:-1] + x[1:]) / 2, x[1])
+        x, y = (np.stack([v[0], w[0], v[1], w[1], v[2]]) for v, w in ((x, between), (y, g(*between))))
+        middle = np.where(going, 1 + y[1:4].argmin(0), 2)
+        beside = np.where(going, 1, 2)
+        three = np.stack([middle - beside, middle, middle + beside])
+        x, y = (np.take_along_axis(v, three, 0) for v in (x, y))
 
 # %% ../../nbs/08_events.ipynb #8c13f45d
 def _follow(watch, segment, curve, bottoms, e):
     "Follows the conditions from node to node of a step, up to the first crossing of each clock; `e` again, in order of time."
     nodes = np.array((0., *_INSIDE, 1.))[:, None].repeat(watch.clocks.count, 1)
     if bottoms:
-        nodes, e = np.vstack([nodes, *bottoms]), np.concatenate([e, *(_floats(watch.conditions(*watch.clocks.inside(curve, s)))[None] for s in bottoms)])
+        found = watch.read(curve, *(s for s, *_ in bottoms))
+        for row, (_, k, touched) in zip(found, bottoms): row[:, k] = np.where(touched, 0., row[:, k])
+        nodes = np.vstack([nodes, *(s for s, *_ in bottoms)])
+        e = np.concatenate([e, found])
         order = np.argsort(nodes, axis=0, kind="stable")
-        nodes, e = np.take_along_axis(nodes, order, 0), np.take_along_axis(e, order[..., None], 0)
+        nodes = np.take_along_axis(nodes, order, 0)
+        e = np.take_along_axis(e, order[..., None], 0)
     moving = watch.clocks.read(segment.dt) != 0
-    for a, b, value in zip(nodes, nodes[1:], e[1:]):
-        wanted = (watch.conditions.direction == 0) | (watch.conditions.direction == -watch.sides)
-        crossed = wanted & (watch.sides * value <= 0) & (watch.sides != 0) & (moving & (watch.k < 0))[:, None]
-        if crossed.any(): _locate(watch, segment, curve, a, b, crossed)
-        watch.sides = np.where((watch.k < 0)[:, None] & ((value > 0) | (value < 0)), np.sign(value), watch.sides)
+    direction = watch.conditions.direction
+    for a, b, before, value in zip(nodes, nodes[1:], e, e[1:]):
+        size = np.fmax(abs(before), abs(value))
+        wanted = (direction == 0) | (direction == -watch.sides)
+        lost = np.isnan(value) & (watch.sides * before > 0)        # it may have been zero before it was lost
+        over = (watch.sides * value <= 0) & (watch.sides != 0)
+        crossed = wanted & (over | lost) & (moving & (watch.k < 0))[:, None]
+        if crossed.any(): _locate(watch, segment, curve, a, b, size, crossed)
+        known = (value > 0) | (value < 0)
+        watch.sides = np.where((watch.k < 0)[:, None] & known, np.sign(value), watch.sides)
     return e
 
 # %% ../../nbs/08_events.ipynb #8a1a959b
-def _locate(watch, segment, curve, a, b, crossed):
-    "The earliest zero between the fractions `a` and `b` of a step, for each clock that has one."
-    clocks, t, dt = watch.clocks, watch.clocks.read(segment.t), watch.clocks.read(segment.dt)
-    first, which = b, np.full(clocks.count, -1)
-    tol = np.maximum(watch.tol, 4 * np.spacing(abs(t) + abs(dt)) / np.maximum(abs(dt), 1e-300))
+def _locate(watch, segment, curve, a, b, size, crossed):
+    "The earliest zero between the fractions `a` and `b` of a step, for each clock that has one; the size of the conditions at these."
+    clocks = watch.clocks
+    t = clocks.read(segment.t)
+    dt = clocks.read(segment.dt)
+    eps = 4 * np.finfo(float).eps
+    blur = eps * abs(t) / np.maximum(abs(dt), 1e-300)
+    closeness = max(watch.tol, eps)
+    def tol(s): return blur + closeness * s
+
+    first = b
+    which = np.full(clocks.count, -1)
+    plain = which >= 0
     for k in np.flatnonzero(crossed.any(0)):
-        def g(s): return watch.sides[:, k] * _floats(watch.conditions(*clocks.inside(curve, s)))[:, k]
-        ours = crossed[:, k] & ((which < 0) | (g(first) <= 0))
-        first, which = np.where(ours, _crossing(g, a, np.where(ours, first, a), tol), first), np.where(ours, k, which)
+        def g(*fractions): return watch.sides[:, k] * watch.read(curve, *fractions)[..., k] - watch.lift[:, k]
+        ours = crossed[:, k] & ((which < 0) | ~(g(first)[0] > 0))
+        found, value, fall = _crossing(lambda s: g(s)[0], a, np.where(ours, first, a), tol)
+        leaps = ours & ~(abs(value) < .5 * size[:, k])
+        if leaps.any(): ours = ours & (~leaps | _vanishes(g, found, value, _short(segment.x)))
+        steepness = fall * (b - a) / size[:, k]
+        evenly = (value < 0) & (steepness > .2) & (steepness < 5)
+        first = np.where(ours, found, first)
+        which = np.where(ours, k, which)
+        plain = np.where(ours, evenly, plain)
     hit = which >= 0
-    watch.k, watch.dt = np.where(hit, which, watch.k), np.where(hit, abs(dt), watch.dt)
+    if watch.keen and (hit & ~plain).any(): _judge(watch, curve, first, which, plain)
+    watch.k = np.where(hit, which, watch.k)
+    watch.touched = np.where(hit, watch.lift[np.arange(clocks.count), which] > 0, watch.touched)
+    watch.dt = np.where(hit, abs(dt), watch.dt)
+    watch.begin = np.where(hit, t, watch.begin)
     watch.t = np.where(hit, np.where(first == 1., clocks.read(segment.end), t + dt * first), watch.t)
 
+# %% ../../nbs/08_events.ipynb #5d0c1a03
+def _short(x, root=3):  # a fraction of a step that is short, and that rounding leaves alone
+    return torch.finfo(x.dtype).eps ** (1 / root)
+
+
+def _order(g, s, d):
+    "The order of the zero of `g` at `s`, `[C]`, seen from the distance `d` before it; and `g` there."
+    return _order_from(*g(s - d, s - 2 * d))
+
+
+@np.errstate(all="ignore")
+def _order_from(near, far): return np.log2(far / near), near
+
+
+def _vanishes(g, s, value, short):
+    "Whether a function that is not small at `s` was zero there, `[C]`: it jumped over, but not through a pole."
+    order, _ = _order(g, s, short * s)
+    return np.where(np.isnan(value), order > .1, ~(order < -.1))
+
 # %% ../../nbs/08_events.ipynb #cdb5372c
-def _along(g, t, x, slope):
-    "`g(t, x)` and its rate of change along the flow: a derivative in the direction `(1, slope)`."
+def _along(
+    g, t, x,    # a function of time and state, and where
+    slope,      # the direction in which the state goes,
+    pace=1.,    # and the time
+):
+    "`g(t, x)` and its rate of change in a direction; the flow's is `(1, f(t, x))`."
     t = as_time(t, x)
-    with torch.enable_grad(): return torch.func.jvp(g, (t, x), (torch.ones_like(t), slope))
+    pace = torch.full_like(t, pace)
+    _load_forward_rules()
+    with torch.enable_grad():
+        if torch.is_inference_mode_enabled() or torch._C._functorch.maybe_current_level() is not None:
+            return torch.func.jvp(g, (t, x), (pace, slope))
+        try: return _forward(g, t, x, slope, pace)
+        except RuntimeError: return _in_reverse(g, t, x, slope, pace)      # an operation without a rule
 
 
-def _arm(watch, f, segment):
+@functools.cache
+def _load_forward_rules():
+    "PyTorch loads some of its rules on their first use, and is told off by itself for the way they are written."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import torch._decomp.decompositions_for_jvp
+
+
+def _forward(g, t, x, slope, pace):
+    with forward_ad.dual_level():
+        e = g(forward_ad.make_dual(t, pace), forward_ad.make_dual(x, slope))
+        e, rate = forward_ad.unpack_dual(e)
+    return e, torch.zeros_like(e) if rate is None else rate
+
+
+def _in_reverse(g, t, x, slope, pace):
+    moves = [torch.zeros_like(v).requires_grad_() for v in (t, x)]
+    e = g(t + moves[0], x + moves[1])
+    if not e.requires_grad: return e, torch.zeros_like(e)
+    clocks = t.numel()
+    rates = []
+    for v in e.reshape(clocks, -1).unbind(1):
+        parts = torch.autograd.grad(v.sum(), moves, create_graph=True, allow_unused=True, materialize_grads=True)
+        products = ((part.conj() * way).real.reshape(clocks, -1) for part, way in zip(parts, (pace, slope)))
+        rates.append(sum(product.sum(1) for product in products))
+    return e, torch.stack(rates, 1).reshape(e.shape)
+
+# %% ../../nbs/08_events.ipynb #5d0c1a05
+def _arm(watch, f, segment, curve):
     "On which side of each condition the walk begins; their values there."
     t, x = segment[:2]
-    e, rate = (_floats(v) for v in _along(watch.conditions, t, x, f(t, x)))
-    size = np.fmax(abs(watch.clocks.read(segment.dt)), watch.clocks.read(segment.next_dt))
-    blur = math.sqrt(torch.finfo(x.dtype).eps) * size + 8 * np.spacing(abs(watch.clocks.read(t)))       # a time too short to tell
-    near, fired = abs(e) <= abs(rate) * blur[:, None] + 4 * np.nan_to_num(watch.residual), np.isfinite(watch.residual)
-    watch.sides = np.where(near, np.where(fired, np.sign(rate * watch.forward[:, None]), watch.sides), np.sign(e))
+    clocks = watch.clocks
+    slope = segment.step.stages[0] if segment.step.stages else f(t, x)
+    e, rate = (_floats(v) for v in _along(watch.conditions, t, x.detach(), slope.detach()))
+    size = np.fmax(abs(clocks.read(segment.dt)), clocks.read(segment.next_dt))
+    blur = _short(x, 2) * size + 8 * np.spacing(abs(clocks.read(t)))       # a time too short to tell
+    near = abs(e) <= np.nan_to_num(abs(rate) * blur[:, None]) + 4 * np.nan_to_num(watch.residual)
+    fired = np.isfinite(watch.residual) & ~np.reshape(watch.came_back, (-1, 1))
+    heading = np.sign(rate * watch.forward[:, None])
+    at_rest = near & ~(abs(heading) > 0)
+    waiting = watch.conditions.may_turn & (e < 0) & watch.fresh
+    if near.any() or waiting.any():
+        later, = watch.read(curve, np.full(clocks.count, _short(x)))
+        heading = np.where(at_rest | (later == 0), np.sign(later), heading)
+        late = waiting & (later < 0)
+        if late.any():
+            watch.conditions.turn(late)
+            e = np.where(late, -e, e)
+    undecided = fired | (watch.sides == 0)
+    watch.sides = np.where(near, np.where(undecided, heading, watch.sides), np.sign(e))
     return e
 
 # %% ../../nbs/08_events.ipynb #0fe17bbd
@@ -236,15 +463,101 @@ def _flow(f, t, x, dt):
 
 # %% ../../nbs/08_events.ipynb #0dc2ebaa
 def _meet(f, e, t, x, radius):
-    "When and where the flow through `(t, x)`, which is close, meets `e = 0`, twice differentiable; and the rate of `e`. No value moves farther than `radius`."
-    now, y = t, x
+    "When and where the flow through `(t, x)`, which is close, meets `e = 0`, twice differentiable. No value moves farther than `radius`."
+    now, y, values = t, x, []
     for _ in range(2):
         value, rate = _along(e, now, y, f(now, y))
-        slope = torch.where(rate.abs() < 1e-30, torch.where(rate < 0, -1e-30, 1e-30), rate)      # a floor that keeps the sign
-        shift = -(value / slope).reshape(t.shape).to(t.dtype)
+        moves = value.isfinite() & rate.isfinite() & (rate != 0)
+        shift = -_quotient(value, rate, moves).reshape(t.shape).to(t.dtype)
         now = now + torch.where(shift.abs() <= radius, shift, shift - shift.detach())
         y = _flow(f, t, x, now - t)
-    return now, y, rate
+        values.append(value.detach().abs().reshape(t.shape))
+    better = values[1] <= values[0]
+    if better.all(): return now, y
+    now = torch.where(better, now, t + (now - now.detach()))      # Newton's method makes it worse: stay
+    return now, _flow(f, t, x, now - t)
+
+
+def _quotient(value, rate, moves):  # whatever the unit of `value`: its derivative holds squares of the rate
+    unit = torch.where(moves, rate.detach().abs(), 1)
+    return torch.where(moves, value, 0) / unit / (torch.where(moves, rate, 1) / unit)
+
+# %% ../../nbs/08_events.ipynb #5d0c1a07
+def _judge(watch, curve, s, which, plain):
+    "What the zeros at the fractions `s` of a step are like, and where to differentiate those that are not simple."
+    clocks = watch.clocks
+    hit = which >= 0
+    t = clocks.read(curve.t)
+    dt = clocks.read(curve.dt)
+    def chosen(e): return (watch.sides * e)[..., np.arange(clocks.count), which]
+    def g(*fractions): return chosen(watch.read(curve, *fractions))
+
+    d = _short(curve.x) * s
+    unclear = abs(d * dt) < 8 * torch.finfo(curve.x.dtype).eps * abs(t)      # at the start of the step
+    simple = ~hit | plain | unclear
+    leaps = hit
+    here, near, far = clocks.inside(curve, s, s - d, s - 2 * d)
+    rate = chosen(_rate_between(watch, near, here, d * dt))
+    order, before = _order_from(*chosen(watch.conditions.read(near, far)))
+    for root in (4, 5, None):
+        with np.errstate(all="ignore"): steady = -rate * d * dt / before
+        simple = simple | (abs(order - 1) < .3) & (abs(steady - 1) < .3)
+        leaps = leaps & ~(order > .1)
+        if simple.all(): return
+        if not root: break
+        d = _short(curve.x, root) * s
+        order, before = _order(g, s, d)
+    zero = np.where(simple, _SIMPLE, np.where(leaps, _LEAP, _BENT))
+    watch.zero = np.where(hit, zero, watch.zero)
+    far = _short(curve.x, 7) * s
+    clean = abs(_order(g, s, far)[0] - order) < .2      # else rounding drowns such small values: step back
+    _mark(watch, curve, s, np.where(clean, d, far), hit & ~simple)
+
+
+def _rate_between(watch, before, here, time):  # the rates of the conditions `[C, K]` at the second of two places on the flow
+    t, x = here
+    time = watch.clocks.show(time, x.real.dtype)
+    slope = (x - before[1]) / torch.where(time == 0, 1, time)
+    return _floats(_along(watch.conditions, t, x.detach(), slope.detach())[1])
+
+
+def _mark(watch, curve, s, d, odd):
+    "Four times before these events, `d` apart, with the states there."
+    clocks = watch.clocks
+    times, states = zip(*clocks.inside(curve, *(s - i * d for i in (1, 2, 3, 4))))
+    times = torch.stack([torch.as_tensor(t, dtype=torch.float64, device=clocks.device) for t in times])
+    states = torch.stack(states)
+    if watch.marks is not None:
+        odd = clocks.show(odd, torch.bool)
+        times = torch.where(odd, times, watch.marks[0])
+        states = torch.where(odd, states, watch.marks[1])
+    watch.marks = times, states
+
+# %% ../../nbs/08_events.ipynb #5d0c1a08
+def _extrapolated(f, e, t, times, states, bent):
+    "How the zero of `e` at `t` moves with the states before it: nothing in value, everything in the gradient. And where it does not, since the flow only touches it."
+    pairs = [_along(e, s, x, f(s, x)) for s, x in zip(times, states)]
+    moves = torch.stack([rate for _, rate in pairs]).abs().amin(0) > 0
+    safe = moves & bent.reshape(moves.shape)
+    u = [torch.where(safe, _quotient(v, rate, safe), i + 1.) for i, (v, rate) in enumerate(pairs)]
+    u = torch.stack(u).reshape(times.shape).to(times.dtype)
+    moment = 0
+    for i in range(len(u)):
+        weight = math.prod(u[j] / (u[j] - u[i]) for j in range(len(u)) if j != i)
+        moment = moment + (times[i] - t) * weight
+    aslant = [_across(e, s, x) for s, x in zip(times, states)]
+    (_, near), (_, far) = pairs[0], pairs[-1]
+    touched = (near / aslant[0]).abs() < .5 * (far / aslant[-1]).abs()
+    touched = touched.reshape(bent.shape) & bent
+    return torch.where(bent & ~touched, moment - moment.detach(), 0), touched
+
+
+def _across(e, t, x):
+    "The rate of `e` in a direction that has nothing to do with the flow."
+    with torch.no_grad(): return _along(e, t, x, _aslant(x), 0.)[1].detach()
+
+
+def _aslant(x): return torch.as_tensor(np.random.default_rng(0).standard_normal(x.shape)).to(x)
 
 # %% ../../nbs/08_events.ipynb #a5d1ef12
 class _Hybrid:
@@ -272,8 +585,9 @@ class _Walk:
         self.t, self.last = self.grid[0], _to_the_end(self.grid)[-1]
         self.forward, self.live = np.where(self.last < self.t, -1., 1.), self.last != self.t
         self.conditions = _Conditions(engine.events, problem.f, clocks, clocks.show(self.t), x, engine.many)
-        self.jumps = [e.jump and problem.f.lift(e.jump) for e in engine.events]
+        self.jumps = [e.jump and _lifted(problem.f, e.jump, f"the jump of event {i}", in_place=True) for i, e in enumerate(engine.events)]
         self.sides = self.residual = np.zeros((clocks.count, len(self.conditions.event)))
+        self.came_back = np.zeros(clocks.count, bool)
         self.integrals = [0.] * len(problem.integrands)
         self.margin, self.count, self.t_failed, self.found = np.zeros(clocks.count), np.zeros(clocks.count, int), np.full(clocks.count, np.nan), []
         self.over, self.failed = np.zeros((2, clocks.count), bool)
@@ -308,21 +622,46 @@ def _note_end(stats, walk, status):
 # %% ../../nbs/08_events.ipynb #14c7618c
 def _stretch(walk, watch, ahead, tensors, backward):
     "The states at the times ahead up to the first event, as `(rows, samples, states)`, and the state there."
-    problem, clocks, x, t = walk.problem._replace(integrator=walk.integrator), walk.clocks, walk.x, walk.t
-    differentiable = torch.is_grad_enabled() and (x.requires_grad or len(tensors) > 0 or problem.f(clocks.show(t), x).requires_grad)
+    problem = walk.problem._replace(integrator=walk.integrator)
+    clocks, x, t = walk.clocks, walk.x, walk.t
+    known = x.requires_grad or len(tensors) > 0
+    differentiable = torch.is_grad_enabled() and (known or problem.f(clocks.show(t), x).requires_grad)
+    watch.keen = differentiable or _moved_by_forward_mode(x) or torch.is_grad_enabled() and walk.conditions.learned
     line, place = _line_up(walk, np.vstack([t, ahead]))
     if not differentiable and not clocks.per_sample:
         states, *parts = autograd(problem._replace(times=line, integrator=watch), x, (), None)
-        inside, at_event = ~(walk.forward * (ahead - watch.t) >= 0), x if watch.x is None else watch.x
+        inside = ~(walk.forward * (ahead - watch.t) >= 0)
+        at_event = x if watch.x is None else watch.x
     else:
-        inside, moved = _search(walk, watch, line, ahead, differentiable), (watch.k >= 0) & (watch.t != t)
-        line, place = _line_up(walk, np.vstack([t, np.where(inside, ahead, np.nan), np.where(moved, watch.t, np.nan)]))
-        states, *parts = (walk.engine.inner if len(line) > 1 else autograd)(problem._replace(times=line), x, tensors, backward)
-        at_event = clocks.take(states, np.minimum(place[-1], len(states) - 1), np.arange(clocks.count)).reshape(x.shape)
-        at_event = torch.where(clocks.show(moved, torch.bool), at_event, x)
+        inside = _search(walk, watch, line, ahead, differentiable)
+        moved = (watch.k >= 0) & (watch.t != t)
+        stops = [np.where(inside, ahead, np.nan), np.where(moved, watch.t, np.nan), *_marked(walk, watch)]
+        line, place = _line_up(walk, np.vstack([t, *stops]))
+        inner = walk.engine.inner if len(line) > 1 else autograd
+        states, *parts = inner(problem._replace(times=line), x, tensors, backward)
+        def at(row): return clocks.take(states, np.minimum(place[row], len(states) - 1), np.arange(clocks.count)).reshape(x.shape)
+        at_event = torch.where(clocks.show(moved, torch.bool), at(1 + len(ahead)), x)
+        if watch.marks is not None: _remember(watch, [at(row) for row in range(-4, 0)], at_event)
     walk.integrals = [v + part for v, part in zip(walk.integrals, parts)]
     rows, samples = np.nonzero(inside & np.isfinite(ahead))
     return rows, samples, clocks.take(states, place[1 + rows, samples], samples), at_event
+
+
+def _moved_by_forward_mode(x):
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad.unpack_dual(x).tangent is not None
+
+
+def _marked(walk, watch):
+    "The times before an event at which the solve is wanted too, because there its derivatives can be had; NaN where they are not needed."
+    if watch.marks is None: return []
+    odd = watch.zero != _SIMPLE
+    return [np.where(odd, walk.clocks.read(t), np.nan) for t in watch.marks[0]]
+
+
+def _remember(watch, states, at_event):
+    "The states at the marks as the differentiable solve has them; for clocks without marks the state at the event."
+    odd = watch.clocks.show(watch.zero != _SIMPLE, torch.bool)
+    watch.marks = watch.marks[0], torch.stack([torch.where(odd, x, at_event) for x in states])
 
 # %% ../../nbs/08_events.ipynb #aac0611c
 def _line_up(walk, times):  # `[R, C]`, NaN where a clock has none
@@ -356,20 +695,62 @@ class _Happening(NamedTuple):
 # %% ../../nbs/08_events.ipynb #b0065f75
 def _through(walk, watch, x):
     "Through the event: what happened, and the state after it at the time where the next solve begins."
-    f, clocks, hit = walk.problem.f, walk.clocks, watch.k >= 0
-    k, ours = torch.as_tensor(watch.k, device=x.device).clamp_min(0)[:, None], torch.as_tensor(hit, device=x.device)
+    f, clocks = walk.problem.f, walk.clocks
+    hit = watch.k >= 0
+    k = torch.as_tensor(watch.k, device=x.device).clamp_min(0)[:, None]
+    ours = torch.as_tensor(hit, device=x.device)
     def e(t, x): return torch.where(ours, walk.conditions(t, x).gather(1, k)[:, 0], 1.)
     radius = np.where(hit, np.minimum(.1 * watch.dt, abs(watch.t - walk.t)), 0)
-    now, before, rate = _meet(f, e, clocks.show(np.where(hit, watch.t, walk.t)), x, clocks.show(radius))
-    if torch.is_grad_enabled() and x.requires_grad and bool(((rate == 0) & ours).any()):
-        warnings.warn("the condition of an event does not change along the flow (a bool?), so its time counts as a constant: for its gradient give a number that passes through zero", stacklevel=2)
-    event, after = np.where(hit, walk.conditions.event[watch.k], -1), before
+    t = clocks.show(np.where(hit, watch.t, walk.t))
+    if watch.marks is None: now, before = _meet(f, e, t, x, clocks.show(radius))
+    else: now, before = _meet_bent(watch, f, e, t, x, clocks.show(radius))
+    if watch.keen and x.requires_grad and not now.requires_grad: _warn_if_mute(watch, e, t, x)
+    event = np.where(hit, walk.conditions.event[watch.k], -1)
+    after = before
     for i, jump in enumerate(walk.jumps):
-        if jump and (event == i).any(): after = torch.where(clocks.show(event == i, torch.bool), _jumped(jump, now, before, f), after)
-    ends = hit & (np.array([e.ends for e in walk.engine.events])[event] | (walk.count + 1 >= walk.engine.j_span))
+        if not jump or not (event == i).any(): continue
+        after = torch.where(clocks.show(event == i, torch.bool), _jumped(jump, now, before, f), after)
+    last = walk.count + 1 >= walk.engine.j_span
+    ends = hit & (np.array([e.ends for e in walk.engine.events])[event] | last)
     happening = _Happening(hit, event, ends, now, before, after)
-    walk.integrals = [v + _at_the_edge(g, happening, clocks) for g, v in zip(walk.problem.integrands, walk.integrals)]
+    edges = [_at_the_edge(g, happening, clocks) for g in walk.problem.integrands]
+    walk.integrals = [v + edge for v, edge in zip(walk.integrals, edges)]
     return happening, _flow(f, now, after, now.detach() - now)
+
+
+def _meet_bent(watch, f, e, t, x, radius):
+    "`_meet` where some of the zeros are not simple."
+    clocks, (times, states) = watch.clocks, watch.marks
+    with torch.no_grad(): value, _ = _meet(f, e, t, x.detach(), radius)
+    odd = clocks.show(watch.zero != _SIMPLE, torch.bool)      # these have no rate at the event, but one before it
+    now, _ = _meet(f, e, torch.where(odd, times[0], t), torch.where(odd, states[0], x), torch.where(odd, 0, radius))
+    bent = clocks.show(watch.zero == _BENT, torch.bool)
+    move, touched = _extrapolated(f, e, t, times, states, bent)
+    now = torch.where(odd, value, now) + move
+    _warn_of_constants(clocks, watch.zero == _LEAP, clocks.read(touched) > 0)
+    return now, _flow(f, t, x, now - t)
+
+
+def _warn_of_constants(clocks, leaps, touched):
+    if leaps.any():
+        warnings.warn(f"the condition of an event jumps, or is a bool{_named(clocks, leaps)}, so its time counts as a constant: for its gradient give a number that passes through zero", stacklevel=3)
+    if touched.any():
+        warnings.warn(f"the flow touches the zero of an event's condition and does not pass through it{_named(clocks, touched)}: such a time has no derivative, and counts as a constant. "
+                      "Give a condition that changes at the event at a rate of its own", stacklevel=3)
+
+
+def _warn_if_mute(watch, e, t, x):
+    "Says so if a condition depends on the state, and its value does not know."
+    with torch.no_grad(): elsewhere = x + 1e-3 * (x.abs() + x.abs().max()) * _aslant(x)
+    with torch.set_grad_enabled(watch.conditions.gradients): here, there = (_floats(e(t, y.detach())) for y in (x, elsewhere))
+    mute = (watch.zero != _LEAP) & (watch.k >= 0) & (here != there)
+    if not mute.any(): return
+    warnings.warn(f"the condition of an event depends on the state and hides it from autograd{_named(watch.clocks, mute)}, so its time counts as a constant: "
+                  "give create_graph=True to torch.autograd.grad, and detach nothing", stacklevel=3)
+
+
+def _named(clocks, which):
+    return f" (samples {np.flatnonzero(which).tolist()})" if clocks.per_sample else ""
 
 
 def _at_the_edge(g, h, clocks):
@@ -381,7 +762,7 @@ def _at_the_edge(g, h, clocks):
 
 
 def _jumped(jump, t, x, field):
-    y = jump(t, x.clone())                       # a jump may work in place
+    y = jump(t.clone(), x.clone())               # a jump may work in place
     if field.layout is not None: y = field.layout.ravel(y)
     if not isinstance(y, Tensor) or y.shape != x.shape: raise ValueError(f"a jump returns a state, a tensor of shape {list(x.shape)}; got {list(y.shape) if isinstance(y, Tensor) else type(y).__name__}")
     return y.to(x.dtype)
@@ -391,7 +772,8 @@ def _to_next_event(walk, tensors, backward):
     "Advances each clock to its next event, or to its end."
     engine, clocks = walk.engine, walk.clocks
     ahead = np.where(walk.live & (walk.forward * (walk.grid - walk.t) > walk.margin), walk.grid, np.nan)
-    watch = _Watch(walk.integrator, walk.conditions, walk.forward, walk.sides, walk.residual, engine.tol)
+    fresh = not engine.happened
+    watch = _Watch(walk.integrator, walk.conditions, walk.forward, walk.sides, walk.residual, engine.tol, walk.came_back, fresh)
     rows, samples, states, x = _stretch(walk, watch, ahead, tensors, backward)
     engine.closest, engine.ends, hit = min(engine.closest, watch.closest), engine.ends + watch.ends, watch.k >= 0
     if not hit.any():
@@ -399,7 +781,8 @@ def _to_next_event(walk, tensors, backward):
         return walk.keep(rows, samples, states)
     happening, x = _through(walk, watch, x)
     end = np.where(hit, clocks.read(happening.t), np.where(walk.live, walk.last, walk.t))
-    margin = np.where(hit, np.maximum(engine.tol * watch.dt, 8 * np.spacing(abs(end))), walk.margin)
+    resolved = 8 * np.spacing(np.maximum(abs(end), abs(watch.begin)))
+    margin = np.where(hit, engine.tol * abs(end - watch.begin) + resolved, walk.margin)
     gap, expected = walk.forward * (walk.grid - end), np.isfinite(ahead) & hit
     known = (gap < -margin)[rows, samples] | ~hit[samples]
     late, at = expected & (gap < -margin), expected & (abs(gap) <= margin)
@@ -415,8 +798,9 @@ def _restart(walk, watch, happening, x, end, margin):
     engine, hit, clocks = walk.engine, happening.hit, np.arange(walk.clocks.count)
     walk.count = walk.count + hit
     again = hit & (watch.t == walk.t) & (walk.count > 1) & np.isfinite(walk.residual[clocks, watch.k])
-    e = abs(_floats(walk.conditions(happening.t, happening.before)))
+    e = abs(walk.conditions.read((happening.t.detach(), happening.before.detach()))[0])
     walk.residual = np.where((np.arange(e.shape[1]) == watch.k[:, None]) & hit[:, None], e, np.nan)
+    walk.came_back = watch.touched
     walk.sides, walk.t, walk.x, walk.margin = watch.sides, end, x, margin
     live = hit & ~happening.ends & (walk.forward * (walk.last - end) > margin)
     stuck = live & (again | (walk.count > engine.max_events))
@@ -486,6 +870,8 @@ def _solve(f, x, t_span, solver, atol, rtol, events, sensitivity, event_tol, max
     failed = torch.as_tensor(solution.status)
     failed = torch.where(failed == Status.EVENT, 0, failed)
     if throw and engine.trouble: raise EventError(solution.stats, engine.trouble)
+    if throw and many and solution.status is Status.MAX_STEPS:
+        raise EventError(solution.stats, f"MAX_STEPS at t = {solution.stats.t:.6g}: after {solution.stats.steps} steps the event has not happened; {_nearest(engine)}, or raise max_steps")
     if throw and failed.any(): raise SolverError(dataclasses.replace(solution.stats, status=failed if per_sample else solution.status))
     flat, layout = ravel_state(x, int(per_sample))
     return _assemble(engine, solution, layout, flat, per_sample), engine
@@ -498,8 +884,8 @@ def odeint_hybrid(
     j_span: int | None = None,        # the solve ends after so many events
     solver: str | Stepper = "tsit5",
     callbacks: tuple = (),            # `EventCallback`s, the older form: gives all accepted times and states
-    atol: float | Tensor = 1e-4, rtol: float | Tensor = 1e-4,
-    event_tol: float = 1e-12,         # how closely an event is located on the interpolant, as a fraction of the step
+    atol: float | Tensor | None = None, rtol: float | Tensor | None = None,
+    event_tol: float = 1e-15,         # how closely an event is located on the interpolant, as a fraction of the step
     *,
     events: Event | list = (),        # an `Event`, or several
     sensitivity: str | Callable = "autograd",
@@ -520,30 +906,54 @@ def odeint_event(
     t0: float | Tensor,               # the time that belongs to it
     event_fn: Callable | Event,       # `e(t, x)`: a tensor, any component of which reaches zero at the event; or an `Event`
     solver: str | Stepper = "tsit5",
-    atol: float | Tensor = 1e-4, rtol: float | Tensor = 1e-4,
+    atol: float | Tensor | None = None, rtol: float | Tensor | None = None,
     *,
     reverse_time: bool = False,       # look into the past
-    max_time: float = 100.,           # how long to wait
-    event_tol: float = 1e-12,         # how closely the event is located on the interpolant, as a fraction of the step
+    max_time: float = 100.,           # how long to wait; `math.inf`: for ever, or till the `max_steps` are used up
+    event_tol: float = 1e-15,         # how closely the event is located on the interpolant, as a fraction of the step
     sensitivity: str | Callable = "autograd",
     **options,                        # further options of `odeint`: args, dt, max_steps, ...
 ) -> tuple[Tensor, Any]:              # its time, and the states at `t0` and there, `[2, *state]`
     "When a condition first reaches zero, and the state then; both differentiable. Raises `EventError` if it does not within `max_time`."
     if options.get("per_sample"): raise ValueError("odeint_event has one clock; for the events of each sample use odeint_hybrid(f, x, t_span, events=Event(...), per_sample=True)")
     event = (event_fn if isinstance(event_fn, Event) else Event(event_fn))._replace(terminal=True, jump=None)
-    t0 = t0 if isinstance(t0, Tensor) and t0.is_floating_point() else torch.as_tensor(t0, dtype=torch.float64)
-    wait = _longest(solver, max_time, options.get("dt"), options.get("max_steps", 10_000))
+    t0 = _as_start(t0)
+    wait = _longest(solver, max_time, options.get("dt"), options.get("max_steps", 10_000), t0)
     t_span = torch.stack([t0, t0.detach() - wait if reverse_time else t0.detach() + wait])
     solution, engine = _solve(f, x, t_span, solver, atol, rtol, [event], sensitivity, event_tol, 1, None, True, options, many=True)
-    if not len(solution.event_t): raise EventError(solution.stats, f"the event did not happen between t = {float(t_span[0]):.6g} and {float(t_span[1]):.6g}; the condition came closest to zero with {engine.closest[0]:.3g}, "
-                                                   f"about t = {engine.closest[1]:.6g}: look at its sign and direction, or wait longer with max_time=")
+    if not len(solution.event_t): raise EventError(solution.stats, f"the event did not happen {_until(t_span, max_time)}; {_nearest(engine)}, or wait longer with max_time=")
     return solution.event_t[0], tree_map(lambda a, b: torch.stack([a, b[0, 0]]), x, solution.event_x)
 
 # %% ../../nbs/08_events.ipynb #f28623f7
-def _longest(solver, max_time, dt, max_steps):
-    if not 0 < max_time < math.inf: raise ValueError(f"max_time must be positive and finite; got {max_time}")
+def _as_start(t0):
+    "The time as a 0-dim tensor. Raises `TypeError` or `ValueError` if it is none."
+    if callable(t0): raise TypeError(f"t0 is the time that belongs to x; got a {type(t0).__name__}. The order is odeint_event(f, x, t0, event_fn)")
+    try: t = t0 if isinstance(t0, Tensor) else torch.as_tensor(t0, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"t0 is the time that belongs to x, a number; got {t0!r}") from None
+    if t.is_complex() or t.dtype == torch.bool: raise TypeError(f"t0 is the time that belongs to x, a real number; got {t0!r}")
+    if t.numel() != 1:
+        raise ValueError(f"t0 is one time, the one that belongs to x; got {t.numel()} times. How long to wait for the event says max_time=; "
+                         "for all events in a span of times use odeint_hybrid(f, x, t_span, events=Event(...))")
+    if not t.isfinite(): raise ValueError(f"t0 must be finite; got {t0!r}")
+    return (t if t.is_floating_point() else t.double()).reshape(())
+
+
+def _longest(solver, max_time, dt, max_steps, t0):
+    if not max_time > 0: raise ValueError(f"max_time must be positive; got {max_time}")
     if dt is None and not as_stepper(solver).adaptive: raise ValueError(f"{type(as_stepper(solver)).__name__} takes fixed steps: say how long with dt=, or take a stepper with an error estimate such as 'tsit5'")
-    return max_time if dt is None else min(max_time, dt * max_steps * (1 - 1e-9))
+    ever = torch.finfo(t0.dtype).max / 4         # a clock goes no farther
+    return min(max_time, ever) if dt is None else min(max_time, ever, dt * max_steps * (1 - 1e-9))
+
+
+def _until(t_span, max_time):
+    t0, t1 = t_span.tolist()
+    if math.isfinite(max_time): return f"between t = {t0:.6g} and {t1:.6g}"
+    return f"{'before' if t1 < t0 else 'after'} t = {t0:.6g}, however long one waits"
+
+
+def _nearest(engine):
+    return f"the condition came closest to zero with {engine.closest[0]:.3g}, about t = {engine.closest[1]:.6g}: look at its sign and direction"
 
 # %% ../../nbs/08_events.ipynb #b7b826c8
 class EventCallback(nn.Module):
@@ -567,8 +977,8 @@ def _with_callbacks(f, x, t_span, callbacks, events, how, options):
     if options[-1].get("per_sample"): raise ValueError("callbacks have one clock; for the events of each sample give events=[Event(condition, jump=...)] with per_sample=True")
     t_span = t_span if isinstance(t_span, Tensor) else torch.as_tensor(t_span, dtype=torch.float64)
     at_once = [c for c in callbacks if bool(torch.as_tensor(c.check_event(t_span[0], x)).all())]
-    if at_once: x = at_once[0].jump_map(t_span[0], x)
-    events = [*events, *(Event(c.check_event, jump=c.jump_map) for c in callbacks)]
+    if at_once: x = at_once[0].jump_map(t_span[0].clone(), tree_map(torch.clone, x))      # a jump may work in place
+    events = [*events, *(Event(c.check_event, jump=c.jump_map, direction=1) for c in callbacks)]
     with torch.no_grad(): _, engine = _solve(f, x, t_span, *how, events, *options)
     accepted = set(torch.tensor(engine.ends).to(t_span).tolist()) - set(t_span.tolist())
     times = torch.cat([t_span, t_span.new_tensor(sorted(accepted))])
