@@ -647,10 +647,13 @@ def _rooted(x): return x if x.requires_grad else x.detach().clone().requires_gra
 def _clock(t, x): return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=x.device)
 
 
-def _setting(field, x):
+def _setting(field, x, inside=False):   # `inside`: the stepper looks at no time beyond its step
     "A field, taken apart for `_SafeField`."
     control = tree_map(lambda v: v.view_as(v) if isinstance(v, Tensor) else v, field.control)       # never the same object as the state
-    span = None if field.span is None else torch.stack([_clock(t, x) for t in field.span])
+    within = field.within
+    span = None
+    if within is not None and (within.strict or inside):
+        span = torch.stack([_clock(t, x) for t in (within.low, within.high)])
     return field.f, field.args[0] if field.args else None, field.layout, (field.timed, field.takes_args), control, span
 
 
@@ -958,7 +961,7 @@ def _fixed(problem, x, record, graph):
         return None
     if record.gave_up(_kind("loop", stepper)):
         return None
-    counts = [1 if integrator.dt is None else max(1, math.ceil(abs(b - a) / integrator.dt * (1 - 1e-12))) for a, b in zip(times, times[1:])]
+    counts = [integrator.pieces(a, b) for a, b in zip(times, times[1:])]
     if not counts or integrator.dt is not None and sum(counts) > integrator.max_steps:
         return None
     starts = [a if not i else a + i * ((b - a) / n) for a, b, n in zip(times, times[1:], counts) for i in range(n)]
@@ -968,7 +971,7 @@ def _fixed(problem, x, record, graph):
     keep, plan = inner or torch.is_grad_enabled(), make([starts, sizes])
     torch._dynamo.maybe_mark_dynamic(plan, 1)
     carry, states = [make([_FRESH, 0., 0.]), x, *[torch.zeros_like(x)] * stepper.fsal], []
-    inputs, kept = (_setting(field, x), stepper, keep, plan), keep and len(carry)
+    inputs, kept = (_setting(field, x, inside=True), stepper, keep, plan), keep and len(carry)
     kind = *_kind("loop", stepper), keep
     for carry, kept in _rounds(problem, record, kind, _even, inputs, carry, kept, graph, int(stepper.fsal)):
         if carry is None: return None
@@ -1061,6 +1064,8 @@ def compiled(
     def solve(problem, x, tensors, backward):
         if torch.compiler.is_compiling() or _transformed() or not isinstance(problem.f, VectorField):
             return sensitivity(problem, x, tensors, backward)
+        if problem.integrator.t_stops and x.dtype not in (torch.float64, torch.complex128):
+            return sensitivity(problem, x, tensors, backward)     # times are rounded to their side of a stop, in Python
         missing = available()
         if missing is not None and missing != _without_loops():
             _say(missing)
