@@ -104,7 +104,7 @@ def _solver(W):
     "The inverse of a batch of real matrices `[B, n, n]`, factored once, for right sides of any shape."
     compiled = torch.compiler.is_compiling() and W.shape[-1] <= _FEW
     solve = _eliminate(W) if compiled else _factored(W)
-    return lambda v: _like(solve(_real(v)), v)
+    return lambda v: _like(solve(_real(v)), v) if v.is_complex() else solve(v)
 
 
 def _factored(W):
