@@ -104,7 +104,7 @@ def _solver(W):
     "The inverse of a batch of real matrices `[B, n, n]`, factored once, for right sides of any shape."
     compiled = torch.compiler.is_compiling() and W.shape[-1] <= _FEW
     solve = _eliminate(W) if compiled else _factored(W)
-    return lambda v: _like(solve(_real(v)), v)
+    return lambda v: _like(solve(_real(v)), v) if v.is_complex() else solve(v)
 
 
 def _factored(W):
@@ -395,9 +395,10 @@ class StageBlock:
         return torch.cat(parts, 1).amax(1)
 
     def at_rounding(self, update, K):  # `[B]`
-        "Is an update as small as what the rounding of slopes makes of it, for each sample?"
+        "Is an update as small as what the rounding of states and slopes makes of it, for each sample?"
         frame = self.frame
-        states = self.join(self.states(K)).abs().reshape(frame.samples, len(self.rows), 1, frame.n)
+        states = self.join(self.states(K)).abs() + self.join(self.bases).abs()
+        states = states.reshape(frame.samples, len(self.rows), 1, frame.n)
         terms = (frame.J.abs().unsqueeze(1) * states).sum(-1)
         noise = K.abs() + terms.reshape(K.shape)
         inverse = torch.linalg.inv_ex(frame.matrix(self.rows))[0].abs()
