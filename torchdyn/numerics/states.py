@@ -47,10 +47,14 @@ class Layout:
         for v, shape in zip(leaves, self.shapes):
             if not isinstance(v, Tensor) or v.shape != self.batch + shape:
                 raise ValueError(f"expected a tensor of shape {list(self.batch + shape)} as in the state, got {list(v.shape) if isinstance(v, Tensor) else v!r}")
+        if self.single:        # a tensor keeps its shape
+            return x.to(self.dtype)
         return torch.cat([v.reshape(*self.batch, n).to(self.dtype) for v, n in zip(leaves, self.sizes)], -1)
 
     def unravel(self, flat):       # `[..., N]` -> leaves `[..., *shape]`
         "The nest again, each leaf in its own dtype."
+        if self.single:
+            return _cast(flat, self.dtypes[0])
         parts = zip(flat.split(self.sizes, -1), self.shapes, self.dtypes)
         return tree_unflatten([_cast(v.reshape(v.shape[:-1] + s), d) for v, s, d in parts], self.spec)
 
