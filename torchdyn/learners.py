@@ -6,7 +6,7 @@
 __all__ = ['Learner']
 
 # %% ../nbs/31_learners.ipynb #03f8e587
-import importlib.util
+import importlib
 import sys
 from typing import Callable
 
@@ -14,33 +14,34 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .core.neuralde import ODEProblem
+from .core.neuralde import ODEProblem, states_alone
 from .numerics.states import Solution
 
 # %% ../nbs/31_learners.ipynb #340eaeb7
 def _find_lightning():
     for name in sorted(("pytorch_lightning", "lightning.pytorch"), key=lambda name: sys.modules.get(name) is None):
-        if sys.modules.get(name) or importlib.util.find_spec(name.split(".")[0]): return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as e:
+            if e.name.split(".")[0] != name.split(".")[0]:     # it is there, and lacks something else
+                raise
     raise ImportError('learners need Lightning: pip install "torchdyn[lightning]"')
 
 _lightning = _find_lightning()
 
 # %% ../nbs/31_learners.ipynb #a0261999
 class _Evaluations:
-    "Counts the evaluations of the fields in a model: those of forward solves by their own count, all of them by a hook."
+    "Counts the evaluations of the fields in a model."
     def __init__(self, model):
         self.vfs = {m.vf for m in model.modules() if isinstance(m, ODEProblem)}
-        self.handles = [f.register_forward_pre_hook(self._count) for f in {vf.m for vf in self.vfs} if isinstance(f, nn.Module)]
         self.start()
 
-    def start(self): self.calls, self.before = 0, sum(vf.nfe for vf in self.vfs)
-    def forward(self): return max(self.calls, sum(vf.nfe for vf in self.vfs) - self.before)
+    def start(self):
+        self.before = {vf: vf.nfe for vf in self.vfs}
 
-    def _count(self, *_):
-        if not torch.compiler.is_compiling(): self.calls += 1
-
-    def stop(self):
-        for handle in self.handles: handle.remove()
+    def since(self) -> int:
+        "How many there were since `start`, or since somebody set the counter back."
+        return sum(vf.nfe - before if vf.nfe >= before else vf.nfe for vf, before in self.before.items())
 
 # %% ../nbs/31_learners.ipynb #c8ba6f0d
 class Learner(_lightning.LightningModule):
@@ -61,7 +62,7 @@ class Learner(_lightning.LightningModule):
     def forward(self, x):
         "The prediction; where the model gives a whole `Solution`, its last state."
         out = self.model(x)
-        return tree_map(lambda v: v[-1], out.x) if isinstance(out, Solution) else out
+        return tree_map(lambda v: v[-1], states_alone(out)) if isinstance(out, Solution) else out
 
     def _evaluate(self, batch, stage):
         values = (self.step or _supervised(self))(self.model, batch)
@@ -85,20 +86,20 @@ class Learner(_lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler if isinstance(scheduler, dict) else {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self):
-        self.on_fit_end()
         self._evaluations = _Evaluations(self.model)
 
     def on_before_backward(self, loss):
-        if self._evaluations: self._cost = self._evaluations.forward(), self._evaluations.calls
+        if self._evaluations:
+            self._forward = self._evaluations.since()
+            self._evaluations.start()
 
     def on_after_backward(self):
-        if not self._evaluations or not self._cost[0]: return
-        forward, calls = self._cost
-        backward = {"nfe_backward": float(self._evaluations.calls - calls)} if calls == forward else {}
-        self.log_dict({"nfe": float(forward), **backward}, prog_bar=True)
+        if not self._evaluations or not self._forward:
+            return
+        backward = self._evaluations.since()
+        self.log_dict({"nfe": float(self._forward), "nfe_backward": float(backward)}, prog_bar=True)
 
     def on_fit_end(self):
-        if self._evaluations: self._evaluations.stop()
         self._evaluations = None
 
 # %% ../nbs/31_learners.ipynb #5c180d4e

@@ -7,7 +7,10 @@ __all__ = ['plt', 'np', 'torch', 'nn', 'plot_2D_depth_trajectory', 'plot_2D_spac
            'plot_2d_boundary', 'plot_3D_dataset', 'plot_static_vector_field', 'plot_traj_vf_1D']
 
 # %% ../nbs/45_older_utils.ipynb #cf7b9547
-import matplotlib.pyplot as plt
+try:
+    import matplotlib.pyplot as plt
+except ImportError as e:
+    raise ImportError('torchdyn.utils hands over matplotlib\'s plt: pip install "torchdyn[plot]"') from e
 import numpy as np
 import torch
 from torch import nn

@@ -148,8 +148,8 @@ class _Conditions:
         self.turned = sign.to(torch.get_default_dtype())
 
 # %% ../../nbs/08_events.ipynb #c9fb2ab6
-def _lifted(field, g, what):
-    try: return field.lift(g)
+def _lifted(field, g, what, in_place=False):
+    try: return field.lift(g, in_place)
     except TypeError as e: raise TypeError(str(e).replace("a vector field", what)) from None
 
 
@@ -598,7 +598,7 @@ class _Walk:
         self.t, self.last = self.grid[0], _to_the_end(self.grid)[-1]
         self.forward, self.live = np.where(self.last < self.t, -1., 1.), self.last != self.t
         self.conditions = _Conditions(engine.events, problem.f, clocks, clocks.show(self.t), x, engine.many)
-        self.jumps = [e.jump and _lifted(problem.f, e.jump, f"the jump of event {i}") for i, e in enumerate(engine.events)]
+        self.jumps = [e.jump and _lifted(problem.f, e.jump, f"the jump of event {i}", in_place=True) for i, e in enumerate(engine.events)]
         self.sides = self.residual = np.zeros((clocks.count, len(self.conditions.event)))
         self.came_back = np.zeros(clocks.count, bool)
         self.integrals = [0.] * len(problem.integrands)
@@ -912,7 +912,7 @@ def odeint_hybrid(
     j_span: int | None = None,        # the solve ends after so many events
     solver: str | Stepper = "tsit5",
     callbacks: tuple = (),            # `EventCallback`s, the older form: gives all accepted times and states
-    atol: float | Tensor = 1e-4, rtol: float | Tensor = 1e-4,
+    atol: float | Tensor | None = None, rtol: float | Tensor | None = None,
     event_tol: float = 1e-15,         # how closely an event is located on the interpolant, as a fraction of the step
     *,
     events: Event | list = (),        # an `Event`, or several
@@ -934,7 +934,7 @@ def odeint_event(
     t0: float | Tensor,               # the time that belongs to it
     event_fn: Callable | Event,       # `e(t, x)`: a tensor, any component of which reaches zero at the event; or an `Event`
     solver: str | Stepper = "tsit5",
-    atol: float | Tensor = 1e-4, rtol: float | Tensor = 1e-4,
+    atol: float | Tensor | None = None, rtol: float | Tensor | None = None,
     *,
     reverse_time: bool = False,       # look into the past
     max_time: float = 100.,           # how long to wait; `math.inf`: for ever, or till the `max_steps` are used up

@@ -15,7 +15,7 @@ from torch import nn
 
 from .odeint import as_stepper, odeint
 from .states import Solution, VectorField, axpy, call_form
-from .steppers import STEPPERS, Step, Stepper
+from .steppers import STEPPERS, Step, Stepper, with_part
 
 # %% ../../nbs/11_geometric_steppers.ipynb #a341e0c0
 class Separable(nn.Module):
@@ -39,13 +39,17 @@ class Separable(nn.Module):
 # %% ../../nbs/11_geometric_steppers.ipynb #2590dfa3
 def _pair(f, dim):  # the two halves behind a field, if it has them
     pair = f.f if isinstance(f, VectorField) and f.layout is None else f
+    pair = getattr(pair, "m", pair)     # a model keeps its field in a module that counts
     return pair if isinstance(pair, Separable) and pair.dim == dim else None
 
 
 def _half(f, half, t, halves, dim):  # the slope of q (half 0) or of p (half 1)
     pair = _pair(f, dim)
     if pair is None: return f(t, torch.cat(halves, dim)).chunk(2, dim)[half]
-    if f is not pair: f.nfe += half     # a drift and a kick are the work of one evaluation
+    counters = () if f is pair else (f,) if f.f is pair else (f, f.f)
+    for counter in counters:
+        if counter is f or not torch.compiler.is_compiling():
+            counter.nfe += half         # a drift and a kick are the work of one evaluation
     return pair.part(half, t, halves[1 - half])
 
 # %% ../../nbs/11_geometric_steppers.ipynb #b5175166
@@ -213,6 +217,8 @@ class Reversible(Stepper):
         if not 0 < coupling <= 1: raise ValueError(f"the coupling lies in (0, 1]; got {coupling}")
         self.base, self.coupling = base, coupling
         self.order, self.error_order, self.adaptive, self.trainable = base.order, base.error_order, base.adaptive, base.trainable
+
+    def with_tolerance(self, tolerance): return with_part(self, "base", self.base.with_tolerance(tolerance))
 
     def begin(self, f, t, x): return (x,)
 

@@ -47,6 +47,11 @@ class Integrator:
     per_sample: bool = False          # a clock for each sample of the leading dimension
     rounding: float = 2**-52          # of the times, relative: a step may be longer than `dt` by as much
 
+    def __post_init__(self):
+        # A stepper that iterates is told how far: a copy of it, for it may be shared.
+        tolerance = None if self.controller is None else self.tolerance
+        object.__setattr__(self, "stepper", self.stepper.with_tolerance(tolerance))
+
     def steps(self,
         f: Callable,    # the field, `f(t, x)`
         x: Tensor,      # state at `times[0]`
@@ -238,6 +243,9 @@ class TimeRange:
         self.high = high
         self.strict = strict
         self.stops = sorted(set(stops))
+        self.free = math.inf, -math.inf      # between these times there is nothing to do
+        if not self.stops and not isinstance(low, Tensor):
+            self.free = low, high
         at = torch.tensor(self.stops, dtype=dtype)
         self.firsts = [-math.inf, *torch.nextafter(at, at + math.inf).tolist()]
         self.lasts = [*torch.nextafter(at, at - math.inf).tolist(), math.inf]

@@ -9,10 +9,12 @@ __all__ = ['EULER', 'HEUN3', 'KUTTA3', 'RALSTON3', 'SSPRK3_TABLEAU', 'RK4', 'THR
            'check_tableau', 'Step', 'Stepper', 'weighted_sum', 'advance', 'RungeKutta', 'Euler', 'RungeKutta4',
            'BogackiShampine32', 'DormandPrince45', 'Tsitouras45', 'DormandPrince853', 'Heun3', 'Kutta3', 'Ralston3',
            'SSPRK3', 'ThreeEighths', 'Fehlberg12', 'CashKarp45', 'RungeKutta2', 'Midpoint', 'Ralston', 'Heun',
-           'Doubling', 'fixed_steps', 'observed_order']
+           'Doubling', 'with_part', 'marked', 'fixed_steps', 'observed_order']
 
 # %% ../../nbs/02_steppers.ipynb #38fcae78
+import copy
 import functools
+import math
 from fractions import Fraction
 from typing import Any, Callable, NamedTuple
 
@@ -200,6 +202,8 @@ def order_conditions(
     "How far `weights` are from satisfying the order conditions of the trees with `n` nodes."
     polynomial = isinstance(weights[0], tuple)
     columns = list(zip(*weights)) if polynomial else [weights]
+    if polynomial and len(columns) < n:
+        columns += [(0,) * len(t.b)] * (n - len(columns))  # the powers of theta that it lacks
     worst, elementary = 0., _elementary(t.a)
     for tree in rooted_trees(n):
         phi = elementary(tree)
@@ -224,7 +228,7 @@ def check_tableau(t: Tableau, tol: float = 1e-11) -> None:
     claims = {"c = A 1": all(abs(c - sum(row)) <= tol for c, row in zip(t.c, t.a)) and len(t.a) == len(t.b) == len(t.c),
               f"order {t.order}": attained_order(t, t.b, tol) == t.order}
     if t.b_hat: claims[f"embedded order {t.error_order}"] = attained_order(t, t.b_hat, tol) == t.error_order
-    if t.p: claims[f"interpolant of order {t.p_order}"] = attained_order(t, t.p, tol) >= t.p_order
+    if t.p: claims[f"interpolant of order {t.p_order}"] = attained_order(t, t.p, tol) == t.p_order
     if t.p: claims["interpolant ends at the new state"] = all(abs(sum(row) - b) <= tol for row, b in zip(t.p, t.b))
     failed = [claim for claim, holds in claims.items() if not holds]
     if failed: raise ValueError(f"the tableau does not satisfy: {', '.join(failed)}")
@@ -259,6 +263,12 @@ class Stepper(nn.Module):
     ):                # the memory of the first step
         "What the first step needs to know. A tensor is the slope at the initial state."
         return None
+
+    def with_tolerance(self,
+        tolerance,    # a `Tolerance`; `None`: the solve takes fixed steps
+    ):                # itself, or a copy that knows it
+        "The stepper for a solve. One that iterates goes on until it is as exact as the solve needs."
+        return self
 
     def extend(self, f, t, x, dt, step):
         "What the interpolant combines: the stages, or what the method has instead; it may evaluate further ones here."
@@ -465,14 +475,44 @@ class Doubling(Stepper):
         super().__init__()
         self.stepper, self.order, self.error_order, self.explicit, self.trainable = stepper, stepper.order, stepper.order, stepper.explicit, stepper.trainable
 
+    def with_tolerance(self, tolerance): return with_part(self, "stepper", self.stepper.with_tolerance(tolerance))
+
     def begin(self, f, t, x): return self.stepper.begin(f, t, x)
 
     def forward(self, f, t, x, dt, memory):
         whole = self.stepper(f, t, x, dt, memory)
         half = self.stepper(f, t, x, dt / 2, memory)
         second = self.stepper(f, t + dt / 2, half.x, dt / 2, half.memory)
-        with torch.no_grad(): error = (second.x - whole.x) / (2**self.order - 1)
-        return Step(second.x, error, whole.stages and whole.stages[:1], second.memory, second.status)
+        failed = None
+        for step in (whole, half, second):
+            if step.status is not None:
+                failed = step.status if failed is None else failed | step.status
+        with torch.no_grad():
+            # What could not be solved is an error too large, so a controller tries a smaller step.
+            error = marked((second.x - whole.x) / (2**self.order - 1), failed, math.inf)
+        return Step(second.x, error, whole.stages and whole.stages[:1], second.memory, failed)
+
+
+def with_part(stepper: Stepper, name: str, part: Stepper) -> Stepper:
+    "A stepper made around another one, with `part` in its place: itself if that is what it has."
+    if getattr(stepper, name) is part:
+        return stepper
+    changed = copy.copy(stepper)
+    changed._modules = {**stepper._modules, name: part}  # which a copy shares with its original
+    return changed
+
+
+def marked(
+    x: Tensor,                # shaped as the state
+    samples: Tensor | None,   # `[B]`, or `[1]` for all of them; `None` for nobody
+    value: float,             # infinity or NaN
+) -> Tensor:
+    "The same with a value that says that these samples have none."
+    if samples is None:
+        return x
+    one = len(samples) == 1
+    samples = samples.any() if one else samples.reshape(-1, *[1] * (x.dim() - 1))
+    return torch.where(samples, value, x)
 
 # %% ../../nbs/02_steppers.ipynb #f4b27ba3
 STEPPERS = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "ralston": Ralston, "rk2": RungeKutta2, "heun3": Heun3, "kutta3": Kutta3, "ralston3": Ralston3,

@@ -4,30 +4,90 @@
 
 # %% auto #0
 __all__ = ['IMPLICIT_EULER', 'IMPLICIT_MIDPOINT', 'TRAPEZOID', 'SDIRK2_TABLEAU', 'TRBDF2_TABLEAU', 'GAUSS4_TABLEAU',
-           'RADAU3_TABLEAU', 'KVAERNO3_TABLEAU', 'KVAERNO5_TABLEAU', 'RADAU5_TABLEAU', 'sample_shape', 'jacobian',
-           'linearize', 'Rodas4', 'Rosenbrock23', 'Blocks', 'ImplicitRungeKutta', 'ImplicitEuler', 'ImplicitMidpoint',
-           'Trapezoid', 'SDIRK2', 'TRBDF2', 'Kvaerno3', 'Kvaerno5', 'Gauss4', 'RadauIIA3', 'RadauIIA5']
+           'RADAU3_TABLEAU', 'KVAERNO3_TABLEAU', 'KVAERNO5_TABLEAU', 'RADAU5_TABLEAU', 'sample_shape', 'Linear',
+           'linearize', 'jacobian', 'Rodas4', 'Rosenbrock23', 'Blocks', 'ImplicitRungeKutta', 'Frame', 'StageBlock',
+           'ImplicitEuler', 'ImplicitMidpoint', 'Trapezoid', 'SDIRK2', 'TRBDF2', 'Kvaerno3', 'Kvaerno5', 'Gauss4',
+           'RadauIIA3', 'RadauIIA5']
 
 # %% ../../nbs/10_stiff_steppers.ipynb #1bf29be2
+import copy
 import math
 from typing import Callable, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .roots import Picard, Residual, Target, implicit, iterate
-from .states import Status, VectorField
-from .steppers import STEPPERS, Step, Stepper, Tableau, advance, weighted_sum
+from .roots import Residual, check_entries, implicit, jacobian_rows
+from .steppers import STEPPERS, Step, Stepper, Tableau, advance, marked, weighted_sum
 
 # %% ../../nbs/10_stiff_steppers.ipynb #29b2b839
 def sample_shape(
-    x: Tensor,             # state
-    coupled: bool = False, # the samples of a batch interact
-) -> tuple[int, int]:      # (samples, components of each)
-    "A state as a batch of vectors. Raises `TypeError` for a complex state: its Jacobian is one of real and imaginary parts."
-    if x.is_complex(): raise TypeError("stiff steppers solve for real unknowns: write the field on torch.view_as_real(x)")
-    samples = 1 if coupled or x.dim() < 2 else len(x)
-    return samples, x.numel() // max(samples, 1)
+    x: Tensor,              # state
+    coupled: bool = False,  # the samples of a batch interact
+    t: float | Tensor = 0.,  # the time: a number, or a clock for each sample, `[B, 1, ...]`
+) -> tuple[int, int]:       # (samples, real components of each)
+    "A state as a batch of real vectors; a complex component is two of them."
+    clocks = isinstance(t, Tensor) and t.dim() > 0
+    if coupled and clocks:
+        raise ValueError("coupled=True makes one system of a batch, and a system has one clock: "
+                         "solve without per_sample=True, or without coupled=True")
+    apart = clocks or x.dim() > 1 and not coupled
+    samples = len(x) if apart else 1
+    components = math.prod(x.shape[1:]) if apart else x.numel()
+    return samples, components * (2 if x.is_complex() else 1)
+
+
+def _real(v):  # complex numbers as pairs
+    return torch.view_as_real(v.resolve_conj()) if v.is_complex() else v
+
+
+def _like(v, x):  # real numbers as a state
+    return torch.view_as_complex(v.reshape(*x.shape, 2)) if x.is_complex() else v.reshape(x.shape)
+
+# %% ../../nbs/10_stiff_steppers.ipynb #f27c5325
+class Linear(NamedTuple):
+    "A field near one point: $f + J\\,\\delta x + \\dot f\\,\\delta t$."
+    slope: Tensor          # the shape of the state
+    J: Tensor              # `[B, n, n]`
+    drift: Tensor | None   # the shape of the state; `None` if the field does not depend on time
+
+
+def linearize(
+    f: Callable, t: float | Tensor, x: Tensor,
+    coupled: bool = False,
+    keep: bool = False,    # keep the graph
+    timed: bool = True,    # find the derivative by the time, too
+) -> Linear:
+    r"$f$, $\partial f/\partial x$ and $\partial f/\partial t$, exactly, from one evaluation."
+    shape = sample_shape(x, coupled, t)
+    check_entries(*shape)
+    y = _real(x) if keep and x.requires_grad else _real(x.detach()).requires_grad_()
+    with torch.enable_grad():
+        state = _like(y, x)
+        if timed:
+            # A zero that hangs on the state stands in for a variable of its own, of which
+            # a compiled step can make none.
+            zero = 0 * state
+            t = torch.as_tensor(t, dtype=y.dtype, device=x.device).detach()
+            t = t + zero.real.sum_to_size(t.shape)
+        slope = f(t, state)
+        J = jacobian_rows(_real(slope), y, *shape, keep)
+        drift = _time_derivative(slope, t, zero + 1, keep) if timed else None
+    count = getattr(f, "count_jacobian", None)
+    if count:
+        count()
+    return Linear(slope, J, drift) if keep else Linear(slope.detach(), J.detach(), drift)
+
+
+def _time_derivative(slope, t, v, keep):  # for any `v`
+    pulled = None
+    if slope.requires_grad:
+        pulled = torch.autograd.grad(slope, t, v, create_graph=True, allow_unused=True)[0]
+    if pulled is None:
+        return None
+    ones = torch.ones_like(pulled)
+    drift = torch.autograd.grad(pulled, v, ones, create_graph=keep, allow_unused=True)[0]
+    return drift if keep or drift is None else drift.detach()
 
 
 def jacobian(
@@ -35,50 +95,21 @@ def jacobian(
     t: float | Tensor, x: Tensor,
     coupled: bool = False,
     keep: bool = False,    # keep the graph, to differentiate through it
-) -> Tensor:              # `[B, n, n]`
+) -> Tensor:               # `[B, n, n]`
     "Jacobian of the field."
-    y = _variable(x, keep)
-    with torch.enable_grad(): return _state_derivative(f, f(t, y), y, coupled, keep)
-
-
-def _variable(x, keep): return x if keep and x.requires_grad else x.detach().requires_grad_()
-
-def _state_derivative(f, dx, y, coupled, keep):     # of the slope `dx` that `f` gave at `y`
-    b, n = sample_shape(y, coupled)
-    if b * n * n > 2**28: raise ValueError(f"the Jacobian of a state of shape {list(y.shape)} would have {b * n * n:.1e} entries: stiff steppers here are for small systems, or batches of them")
-    units = torch.eye(n, dtype=y.dtype, device=y.device).unsqueeze(1).expand(n, b, n).reshape(n, *y.shape)
-    rows = torch.autograd.grad(dx, y, units, is_grads_batched=True, create_graph=keep, retain_graph=True, allow_unused=True)[0] if dx.requires_grad else None
-    count = getattr(f, "count_jacobian", None)
-    if count: count()
-    J = y.new_zeros(b, n, n) if rows is None else rows.reshape(n, b, n).transpose(0, 1)
-    return J if keep else J.detach()
-
-# %% ../../nbs/10_stiff_steppers.ipynb #f27c5325
-def linearize(
-    f: Callable, t: float | Tensor, x: Tensor,
-    coupled: bool = False,
-    keep: bool = False,    # keep the graph
-) -> tuple[Tensor, Tensor | None]:  # `[B, n, n]`, and the shape of the state; `None` if the field does not depend on time
-    r"$\partial f/\partial x$ and $\partial f/\partial t$, exactly."
-    y, t = _variable(x, keep), torch.as_tensor(t, dtype=x.real.dtype, device=x.device).detach()
-    with torch.enable_grad():
-        zero = 0 * y        # a zero that hangs on the state stands in for a variable of its own, of which a compiled step can make none
-        t = t + zero.real.sum_to_size(t.shape)
-        dx = f(t, y)
-        return _state_derivative(f, dx, y, coupled, keep), _time_derivative(dx, t, zero, keep)
-
-
-def _time_derivative(dx, t, v, keep):
-    pulled = torch.autograd.grad(dx, t, v, create_graph=True, allow_unused=True)[0] if dx.requires_grad else None
-    if pulled is None: return None
-    out = torch.autograd.grad(pulled, v, torch.ones_like(pulled), create_graph=keep, allow_unused=True)[0]
-    return None if out is None else out if keep else out.detach()
+    return linearize(f, t, x, coupled, keep, timed=False).J
 
 # %% ../../nbs/10_stiff_steppers.ipynb #2eaf1022
 def _solver(W):
-    "The solution operator of a batch of matrices `[B, n, n]`, factored once, for right sides of any shape with as many entries."
-    if torch.compiler.is_compiling() and W.shape[-1] <= _FEW: return _eliminate(W)
-    factors = torch.linalg.lu_factor_ex(W)[:2]      # a singular matrix gives infinities, and its step is rejected
+    "The inverse of a batch of real matrices `[B, n, n]`, factored once, for right sides of any shape."
+    compiled = torch.compiler.is_compiling() and W.shape[-1] <= _FEW
+    solve = _eliminate(W) if compiled else _factored(W)
+    return lambda v: _like(solve(_real(v)), v) if v.is_complex() else solve(v)
+
+
+def _factored(W):
+    # A singular matrix gives infinities, and its step is rejected.
+    factors = torch.linalg.lu_factor_ex(W)[:2]
     return lambda v: torch.linalg.lu_solve(*factors, v.reshape(*W.shape[:2], 1)).reshape(v.shape)
 
 
@@ -131,22 +162,34 @@ class Rodas4(Stepper):
     def begin(self, f, t, x): return f(t, x)
 
     def forward(self, f, t, x, dt, memory):
-        slope = f(t, x) if memory is None else memory
-        keep = torch.is_grad_enabled() and slope.requires_grad       # something is being differentiated
-        J, tdot = linearize(f, t, x, self.coupled, keep)
-        solve = _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) / self.gamma - _blocks(dt) * J)
-        k = []                                      # k = u / dt: nothing is divided by a step, which is 0 for a sample that has arrived
+        slope, J, drift = _differentiable(self, f, t, x, memory)
+        W = torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) / self.gamma - _blocks(dt) * J
+        solve = _solver(W)
+        k = []  # k = u / dt: nothing is divided by a step, which is 0 for a sample that has arrived
         for node, row, coupling, d in zip(self.c, self.a, self.s, self.d):
             right = f(t + node * dt, advance(x, dt, k, row)) if k else slope
-            if k: right = right + weighted_sum(k, coupling)
-            if tdot is not None and d: right = right + dt * d * tdot
+            if k:
+                right = right + weighted_sum(k, coupling)
+            if drift is not None and d:
+                right = right + dt * d * drift
             k.append(solve(right))
         return Step(advance(x, dt, k, self.m), (dt * k[-1]).detach(), (slope,), terms=k)
+
+
+def _differentiable(stepper, f, t, x, memory):
+    "`linearize`, with its graph if something is being differentiated: the slope at `x` tells."
+    keep = torch.is_grad_enabled()
+    if keep and not x.requires_grad:
+        slope = f(t, x) if memory is None else memory
+        keep = slope.requires_grad
+    return linearize(f, t, x, stepper.coupled, keep)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #cc13d691
 class Rosenbrock23(Stepper):
     "Rosenbrock method of order 2 with an estimate of order 3, L-stable, first same as last. Source: Shampine, Reichelt (1997)."
     order, error_order, adaptive, explicit, linearly_implicit, fsal = 2, 2, True, False, True, True
+    d = 1 / (2 + 2**.5)
+    interpolant = (1 / (1 - 2 * d), -1 / (1 - 2 * d)), (-2 * d / (1 - 2 * d), 1 / (1 - 2 * d))
 
     def __init__(self, coupled: bool = False):
         super().__init__()
@@ -155,17 +198,19 @@ class Rosenbrock23(Stepper):
     def begin(self, f, t, x): return f(t, x)
 
     def forward(self, f, t, x, dt, memory):
-        keep, d, e = torch.is_grad_enabled() and memory.requires_grad, 1 / (2 + 2**.5), 6 + 2**.5
-        J, tdot = linearize(f, t, x, self.coupled, keep)
-        solve = _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) - _blocks(dt) * d * J)
-        drift = 0. if tdot is None else dt * d * tdot
-        k1 = solve(memory + drift)
+        d = self.d
+        e = 6 + 2**.5
+        _, J, drift = _differentiable(self, f, t, x, memory)
+        W = torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) - _blocks(dt) * d * J
+        solve = _solver(W)
+        ahead = 0. if drift is None else dt * d * drift
+        k1 = solve(memory + ahead)
         f1 = f(t + dt / 2, x + dt / 2 * k1)
         k2 = solve(f1 - k1) + k1
         new = x + dt * k2
         f2 = f(t + dt, new)
-        k3 = solve(f2 - e * (k2 - f1) - 2 * (k1 - memory) + drift)
-        return Step(new, (dt / 6 * (k1 - 2 * k2 + k3)).detach(), (memory,), f2)
+        k3 = solve(f2 - e * (k2 - f1) - 2 * (k1 - memory) + ahead)
+        return Step(new, (dt / 6 * (k1 - 2 * k2 + k3)).detach(), (memory,), f2, terms=(k1, k2))
 
 # %% ../../nbs/10_stiff_steppers.ipynb #287debc9
 class Blocks(NamedTuple):
@@ -180,45 +225,74 @@ def _blocks_of(a):
     return [Blocks(range(i, i + 1), not a[i][i]) for i in range(s)]
 
 # %% ../../nbs/10_stiff_steppers.ipynb #9cd40222
-def _given(J, b, n):  # a Jacobian from the user
-    if J.shape != (b, n, n): raise ValueError(f"jac returned shape {list(J.shape)}, wanted {[b, n, n]}: a matrix for each sample")
-    return J.detach()
-
-
 class ImplicitRungeKutta(Stepper):
     "Any implicit Runge-Kutta method: diagonal ones stage by stage, full ones all stages at once."
     explicit = False
+    tolerance = None    # of the solve, if it controls its error
 
     def __init__(self,
         tableau: Tableau,            # `s` rows of `s` entries
         filtered: bool = False,      # solve the error estimate once with I - h gamma J: for embedded methods that are unbounded at infinity
         coupled: bool = False,       # the samples of a batch interact
         jac: Callable | None = None, # `jac(t, x) -> [B, n, n]`; default by automatic differentiation
-        newton_tol: float = 1e-10,   # relative size of the last update
-        max_iter: int | None = None, # `None`: 12 where a failure is a smaller step, 60 for fixed steps
+        newton_tol: float | None = None,  # how far a stage may be off, relative to the state; `None`: see `with_tolerance`
+        max_iter: int | None = None, # `None`: 12 where a failure is a smaller step, 100 for fixed steps
     ):
         super().__init__()
-        self.tableau, self.order, self.adaptive = tableau, tableau.order, tableau.b_hat is not None
+        self.tableau = tableau
+        self.order = tableau.order
+        self.adaptive = tableau.b_hat is not None
         self.error_order = min(tableau.order, tableau.error_order)
-        self.filtered, self.coupled, self.jac, self.newton_tol, self.max_iter = filtered, coupled, jac, newton_tol, max_iter or (12 if self.adaptive else 60)
-        self.a, self.b, self.c = [list(map(float, row)) for row in tableau.a], list(map(float, tableau.b)), list(map(float, tableau.c))
+        self.filtered = filtered
+        self.coupled = coupled
+        self.jac = jac
+        self.newton_tol = newton_tol
+        self.max_iter = max_iter
+        self.a = [list(map(float, row)) for row in tableau.a]
+        self.b = list(map(float, tableau.b))
+        self.c = list(map(float, tableau.c))
         self.e = [v - float(w) for v, w in zip(self.b, tableau.b_hat)] if self.adaptive else None
-        self.blocks, self.interpolant = _blocks_of(self.a), tableau.p
-        self.accurate = self.a[-1] == self.b and self.c[-1] == 1        # stiffly accurate: the last slope is that of the new state
+        self.blocks = _blocks_of(self.a)
+        self.interpolant = tableau.p
+        # Stiffly accurate: the last slope is that of the new state.
+        self.accurate = self.a[-1] == self.b and self.c[-1] == 1
+
+    def with_tolerance(self, tolerance):
+        "A copy that solves its stages to a tenth of `tolerance`, or for fixed steps (`None`) to rounding."
+        known = copy.copy(self)
+        known.tolerance = tolerance
+        return known
 
     def begin(self, f, t, x): return f(t, x) if self.blocks[0].explicit or self.adaptive else None
 
     def forward(self, f, t, x, dt, memory):
-        J = jacobian(f, t, x, self.coupled) if self.jac is None else _given(self.jac(t, x), *sample_shape(x, self.coupled))
-        stages, failed = [], None
+        frame = Frame(self, f, t, x, dt, memory)
+        stages = []
+        failed = broken = torch.zeros(frame.samples, dtype=torch.bool, device=x.device)
         for block in self.blocks:
-            if block.explicit: stages.append(memory if not stages and memory is not None else f(t + self.c[block.stages[0]] * dt, advance(x, dt, stages, self.a[block.stages[0]])))
-            else:
-                solved, bad = _solve_stages(self, f, t, x, dt, J, stages, block.stages, memory)
-                stages, failed = stages + solved, bad if failed is None else failed | bad
-        new = advance(x, dt, stages, self.b)
-        with torch.no_grad(): error = None if self.e is None else self._mark(self.error(f, t, x, dt, J, stages, memory), failed)
-        return Step(new, error, stages if self.c[0] == 0 else None, stages[-1] if self.accurate else None, failed, stages)
+            if block.explicit:
+                stages.append(self._explicit(f, t, x, dt, stages, memory))
+                continue
+            solved, not_solved, not_finite = _solve_stages(frame, stages, block.stages)
+            stages = stages + solved
+            failed = failed | not_solved
+            broken = broken | not_finite
+        new = marked(advance(x, dt, stages, self.b), broken, math.nan)
+        error = None
+        if self.e is not None:
+            with torch.no_grad():
+                error = self.error(f, t, x, dt, frame.J, stages, memory)
+                error = marked(marked(error, failed, math.inf), broken, math.nan)
+        slopes = stages
+        if self.c[0] != 0:
+            slopes = None if memory is None else (memory,)
+        return Step(new, error, slopes, stages[-1] if self.accurate else None, failed, stages)
+
+    def _explicit(self, f, t, x, dt, stages, memory):
+        i = len(stages)
+        if i == 0 and memory is not None:
+            return memory
+        return f(t + self.c[i] * dt, advance(x, dt, stages, self.a[i]))
 
     def error(self, f, t, x, dt, J, stages, memory):
         r"The error estimate $h \sum_i (b_i - \hat b_i) k_i$, filtered if need be."
@@ -227,36 +301,205 @@ class ImplicitRungeKutta(Stepper):
 
     def _operator(self, dt, gamma, J): return _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) - _blocks(dt) * gamma * J)
 
-    def _mark(self, error, failed):  # what did not converge is an error too large to measure
-        return error if failed is None else torch.where(failed.reshape(-1, *[1] * (error.dim() - 1)) if len(failed) > 1 else failed.any(), math.inf, error)
+    def allowed(self, x):  # -> (absolute, relative), numbers or tensors shaped as the state
+        "How far a stage may be off: what dtype, tolerance and user say."
+        tiny = torch.finfo(x.dtype).tiny      # a component that is and stays zero is solved
+        least = 10 * torch.finfo(x.dtype).eps
+        if self.newton_tol is not None:
+            return tiny, max(self.newton_tol, least)
+        if self.tolerance is None:
+            return tiny, least
+        atol, rtol, _ = self.tolerance
+        return atol / 10, (rtol / 10).clamp_min(least) if isinstance(rtol, Tensor) else max(rtol / 10, least)
+
+# %% ../../nbs/10_stiff_steppers.ipynb #9cd40224
+class Frame:
+    "Where a step begins: the field linearised there, and matrices of it, factored."
+    def __init__(self, method, f, t, x, dt, memory):
+        self.method = method
+        self.f = f
+        self.t = t
+        self.x = x
+        self.dt = dt
+        self.samples, self.n = sample_shape(x, method.coupled, t)
+        if method.jac is None:
+            near = linearize(f, t, x, method.coupled, timed=False)
+            self.J = near.J
+            slope = near.slope
+        else:
+            self.J = _given(method.jac(t, x), self.samples, self.n)
+            slope = None
+        if isinstance(memory, Tensor):
+            slope = memory
+        self.slope = (f(t, x) if slope is None else slope).detach()
+        self.absolute, self.relative = method.allowed(x)
+        self.factored = {}
+
+    def matrix(self, rows):  # `[B, m n, m n]`
+        "$I - h A \\otimes J$ for some rows and columns of the tableau."
+        A = [[self.method.a[i][j] for j in rows] for i in rows]
+        A = torch.tensor(A, dtype=self.J.dtype, device=self.J.device)
+        m = len(rows)
+        product = A[:, None, :, None] * (_blocks(self.dt) * self.J)[:, None, :, None, :]
+        eye = torch.eye(m * self.n, dtype=self.J.dtype, device=self.J.device)
+        return eye - product.reshape(self.samples, m * self.n, m * self.n)
+
+    def solver(self, rows):
+        "The inverse of this matrix, factored once."
+        kind = tuple(self.method.a[i][j] for i in rows for j in rows)
+        if kind not in self.factored:
+            self.factored[kind] = _solver(self.matrix(rows))
+        return self.factored[kind]
+
+
+def _given(J, b, n):  # a Jacobian from the user
+    if J.shape != (b, n, n): raise ValueError(f"jac returned shape {list(J.shape)}, wanted {[b, n, n]}: a matrix for each sample")
+    return J.detach()
 
 # %% ../../nbs/10_stiff_steppers.ipynb #e0360c59
-def _solve_stages(self, f, t, x, dt, J, known, rows, memory):
-    "The stages of one block, attached to the graph, and which samples failed."
-    (b, n), m = sample_shape(x, self.coupled), len(rows)
-    bases = [advance(x, dt, known, self.a[i]) for i in rows]
-    A = torch.tensor([[self.a[i][j] for j in rows] for i in rows], dtype=J.dtype, device=J.device)
-    def split(K): return K.reshape(b, m, n).unbind(1)
-    def residual(K):
-        k = [v.reshape(x.shape) for v in split(K)]
-        slopes = [f(t + self.c[i] * dt, advance(base, dt, k, [self.a[i][j] for j in rows])) for i, base in zip(rows, bases)]
-        return K - torch.stack([v.reshape(b, n) for v in slopes], 1).reshape(b, m * n)
-    solve = _solver(torch.eye(m * n, dtype=J.dtype, device=J.device) - torch.stack([torch.kron(A, v) for v in _blocks(dt) * J]))
-    h = dt.reshape(-1, 1).abs() if isinstance(dt, Tensor) else abs(dt)
-    start = (memory if isinstance(memory, Tensor) else known[-1] if known else f(t, x)).detach().reshape(b, n)
-    size = x.detach().reshape(b, n).abs() + h * start.abs()
-    size = size + 1e3 * torch.finfo(x.dtype).eps / self.newton_tol * size.mean(1, keepdim=True) + torch.finfo(x.dtype).tiny
-    scale, tol = (h / size).repeat(1, m), max(self.newton_tol, 100 * torch.finfo(x.dtype).eps)
-    g = Residual(residual, start.repeat(1, m), batch_dims=1)    # evaluates the field as its caller would, and keeps no graph
-    K, log = iterate(Picard(), lambda K: solve(g(K)), start.repeat(1, m), Target(tol, norm=lambda r: (scale * r).abs().amax(1)), self.max_iter)
-    failed, broken = log.status != Status.SUCCESS, ~log.history[0].isfinite()      # broken: the field itself is not finite where the search began
-    K = implicit(g, torch.where(broken.unsqueeze(1), math.nan, K))
-    return [v.reshape(x.shape) for v in split(K)], failed & ~broken
+class StageBlock:
+    "The equations of stages that are solved together. Unknown are their slopes, as one real tensor `[B, m n]`."
+    def __init__(self, frame, known, rows):
+        self.frame = frame
+        self.rows = rows
+        self.a = [[frame.method.a[i][j] for j in rows] for i in rows]
+        self.bases = [advance(frame.x, frame.dt, known, frame.method.a[i]) for i in rows]
+        self.invert = frame.solver(rows)
+
+    def join(self, slopes):
+        "Slopes, each in the shape of the state, as one tensor."
+        return torch.cat([_real(k).reshape(self.frame.samples, -1) for k in slopes], 1)
+
+    def split(self, K):
+        return [_like(k, self.frame.x) for k in K.chunk(len(self.rows), 1)]
+
+    def states(self, K):
+        "Where the field is evaluated for these slopes."
+        slopes = self.split(K)
+        return [advance(base, self.frame.dt, slopes, row) for base, row in zip(self.bases, self.a)]
+
+    def residual(self, K):
+        "$K - F(K)$."
+        t, dt, c = self.frame.t, self.frame.dt, self.frame.method.c
+        slopes = [self.frame.f(t + c[i] * dt, x) for i, x in zip(self.rows, self.states(K))]
+        return K - self.join(slopes)
+
+    def size(self, update, K):  # `[B]`
+        "The largest component of an update in units of what is allowed, for each sample."
+        frame = self.frame
+        before = frame.x.abs()
+        parts = []
+        for v, stage in zip(self.split(update), self.states(K)):
+            allowed = torch.maximum(before, stage.abs()) * frame.relative + frame.absolute
+            parts.append(((frame.dt * v).abs() / allowed).reshape(frame.samples, -1))
+        return torch.cat(parts, 1).amax(1)
+
+    def at_rounding(self, update, K):  # `[B]`
+        "Is an update as small as what the rounding of states and slopes makes of it, for each sample?"
+        frame = self.frame
+        states = self.join(self.states(K)).abs() + self.join(self.bases).abs()
+        states = states.reshape(frame.samples, len(self.rows), 1, frame.n)
+        terms = (frame.J.abs().unsqueeze(1) * states).sum(-1)
+        noise = K.abs() + terms.reshape(K.shape)
+        inverse = torch.linalg.inv_ex(frame.matrix(self.rows))[0].abs()
+        noise = (inverse * noise.unsqueeze(1)).sum(-1)
+        return (update.abs() <= 30 * _rounding(frame.f, frame.x) * noise).all(1)
+
+
+def _rounding(f, x):
+    "The rounding of the slopes: of the state's precision, or of a lower one that the field computes in."
+    layout = getattr(f, "layout", None)
+    kinds = [x.dtype]
+    if layout is not None:
+        kinds += layout.dtypes
+    if torch.is_autocast_enabled(x.device.type):
+        kinds.append(torch.get_autocast_dtype(x.device.type))
+    return max(torch.finfo(kind).eps for kind in kinds)
+
+# %% ../../nbs/10_stiff_steppers.ipynb #e0360c5a
+def _solve_stages(frame, known, rows):
+    "The slopes of one block, attached to the graph, and which samples failed or met no finite slope."
+    if not frame.x.numel():
+        nobody = torch.zeros(frame.samples, dtype=torch.bool, device=frame.x.device)
+        return [frame.slope] * len(rows), nobody, nobody
+    block = StageBlock(frame, known, rows)
+    with torch.no_grad():
+        start = _guess(block, known).nan_to_num(0., 0., 0.)
+    # Evaluates the field as its caller would, and keeps no graph.
+    g = Residual(block.residual, start, batch_dims=1)
+    K, failed, broken = _newton(block, g, start)
+    # A sample without a solution stays where its search began, for the sake of the others.
+    K = torch.where((failed | broken).unsqueeze(1), start, K)
+    return block.split(implicit(g, K)), failed, broken
+
+
+def _guess(block, known):
+    "The slopes of a linear field. Of all else, what the nearest known stage has seen, to scale."
+    frame, i = block.frame, block.rows[0]
+    a, c = frame.method.a, frame.method.c
+    if not known:
+        return block.invert(block.join([frame.slope] * len(block.rows)))
+    slope, weights = frame.slope, a[i]
+    past = [j for j in range(len(known)) if c[j]]
+    if past:
+        near = min(past, key=lambda j: abs(c[j] - c[i]))
+        ratio = c[i] / c[near]
+        slope = (1 - ratio) * slope + ratio * known[near]
+        weights = [v - ratio * w for v, w in zip(a[i], a[near])]
+    shift = weighted_sum(known, weights, 1 / a[i][i])
+    return block.invert(block.join([slope + shift])) - block.join([shift])
+
+
+@torch.no_grad()
+def _newton(block, g, K):  # -> slopes, and which samples failed or found no finite field, `[B]`
+    "Newton's method with one Jacobian; each sample ends by itself. Source: Hairer, Wanner II, IV.8."
+    method = block.frame.method
+    fixed = method.tolerance is None
+    most = method.max_iter or (100 if fixed else 12)
+    running = torch.ones(len(K), dtype=torch.bool, device=K.device)
+    failed = broken = ~running
+    before = None
+    for i in range(most):
+        r = g(K)
+        update = block.invert(r)
+        new = torch.where(running.unsqueeze(1), K - update, K)
+        size = block.size(update, new)
+        rate = torch.full_like(size, .5) if before is None else size / before
+        left = size * rate / (1 - rate)
+        running = running & ~((rate < 1) & (left <= 1))
+        if not running.any():
+            return new, failed, broken
+        lost = running & K.isfinite().all(1) & ~r.isfinite().all(1)
+        if before is None:
+            broken = broken | lost       # the field has no value where the search begins
+        else:
+            failed = failed | lost       # the search has left for infinity
+        running = running & ~lost
+        if before is not None:
+            hopeless = ~(rate < 1) | ~(left * rate ** (most - 1 - i) <= 1)
+            stuck = running & (~(rate < .5) if fixed else hopeless)
+            if stuck.any():
+                settled = block.at_rounding(update, new)
+                lost = ~size.isfinite() if fixed else stuck
+                failed = failed | running & lost & ~settled
+                running = running & ~(stuck & settled) & ~lost
+        K, before = new, size
+    return K, failed | running, broken
 
 # %% ../../nbs/10_stiff_steppers.ipynb #0e4fcc00
 def _full(a, b, c, order, b_hat=None, error_order=0, p=None, p_order=0):
     s = len(b)
     return Tableau(tuple(tuple(row) + (0,) * (s - len(row)) for row in a), tuple(b), tuple(c), order, b_hat and tuple(b_hat), error_order, p, p_order)
+
+def _collocation(c):
+    "The polynomial whose slopes at three nodes are the stages: integrals of Lagrange's polynomials."
+    rows = []
+    for i, node in enumerate(c):
+        u, v = (w for j, w in enumerate(c) if j != i)
+        scale = (node - u) * (node - v)
+        rows.append((u * v / scale, -(u + v) / 2 / scale, 1 / 3 / scale))
+    return tuple(rows)
+
 
 def _hermite(b):  # the cubic over the stages, where the first is the slope at the start and the last that at the end
     return tuple((0 + (i == 0), 3 * v - 2 * (i == 0) - (i == len(b) - 1), -2 * v + (i == 0) + (i == len(b) - 1)) for i, v in enumerate(b))
@@ -282,7 +525,8 @@ KVAERNO5_TABLEAU = _full(_rows, _rows[6], [0., .52, 1.230333209967908, .89576598
 
 _q = 6**.5
 RADAU5_TABLEAU = _full([[11 / 45 - 7 * _q / 360, 37 / 225 - 169 * _q / 1800, -2 / 225 + _q / 75], [37 / 225 + 169 * _q / 1800, 11 / 45 + 7 * _q / 360, -2 / 225 - _q / 75], [4 / 9 - _q / 36, 4 / 9 + _q / 36, 1 / 9]],
-                       [4 / 9 - _q / 36, 4 / 9 + _q / 36, 1 / 9], [.4 - _q / 10, .4 + _q / 10, 1.], 5)
+                       [4 / 9 - _q / 36, 4 / 9 + _q / 36, 1 / 9], [.4 - _q / 10, .4 + _q / 10, 1.], 5,
+                       p=_collocation([.4 - _q / 10, .4 + _q / 10, 1.]), p_order=3)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #1ea0d213
 class ImplicitEuler(ImplicitRungeKutta):
