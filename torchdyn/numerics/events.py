@@ -241,6 +241,7 @@ def _land(watch, f, segment):
 
 # %% ../../nbs/08_events.ipynb #872d7f87
 _INSIDE = (.25, .5, .75)   # fractions of a step at which conditions are evaluated, besides its end
+_CLOSE = 1e-12             # what fraction of a step is none
 
 def _look(watch, f, segment):
     "Evaluates the conditions along a step, and finds the first that crosses."
@@ -272,10 +273,10 @@ def _bottoms(watch, segment, curve, e):
         low = np.where(ours, i / len(hopeful), 1.)
         high = np.where(ours, (i + 1) / len(hopeful), 1.)
         resolved = np.spacing(abs(watch.clocks.read(segment.t))) / quarter[:, 0]
-        noise = 16 * max(watch.tol, torch.finfo(segment.x.dtype).eps) * np.maximum(v[i, :, k], v[i + 1, :, k])
-        s, value, touched = _deepest(g, low, high, np.maximum(watch.tol, resolved), noise)
-        touched = ours & touched
-        watch.lift[:, k] = np.where(touched, 2 * value, watch.lift[:, k])
+        noise = 16 * max(_CLOSE, torch.finfo(segment.x.dtype).eps) * np.maximum(v[i, :, k], v[i + 1, :, k])
+        s, value, touched = _deepest(g, low, high, np.maximum(_CLOSE, resolved), noise)
+        touched = ours & (touched | (value == 0))      # and returns
+        watch.lift[:, k] = np.where(touched, np.fmax(2 * value, np.finfo(float).tiny), watch.lift[:, k])
         reached = touched | ours & (value <= 0)
         if reached.any(): found.append((np.where(reached, s, 1.), k, touched))
     return found
@@ -346,20 +347,21 @@ def _locate(watch, segment, curve, a, b, size, crossed):
 
     first = b
     which = np.full(clocks.count, -1)
-    plain = which >= 0
+    past = which >= 0
+    plain = past
     for k in np.flatnonzero(crossed.any(0)):
         def g(*fractions): return watch.sides[:, k] * watch.read(curve, *fractions)[..., k] - watch.lift[:, k]
         ours = crossed[:, k] & ((which < 0) | ~(g(first)[0] > 0))
         found, value, fall = _crossing(lambda s: g(s)[0], a, np.where(ours, first, a), tol)
         leaps = ours & ~(abs(value) < .5 * size[:, k])
         if leaps.any(): ours = ours & (~leaps | _vanishes(g, found, value, _short(segment.x)))
-        steepness = fall * (b - a) / size[:, k]
-        evenly = (value < 0) & (steepness > .2) & (steepness < 5)
+        with np.errstate(all="ignore"): steepness = fall * (b - a) / size[:, k]
         first = np.where(ours, found, first)
         which = np.where(ours, k, which)
-        plain = np.where(ours, evenly, plain)
+        past = np.where(ours, (value < 0) & (watch.lift[:, k] == 0), past)
+        plain = np.where(ours, past & (steepness > .2) & (steepness < 5), plain)
     hit = which >= 0
-    if watch.keen and (hit & ~plain).any(): _judge(watch, curve, first, which, plain)
+    if watch.keen and (hit & ~plain).any(): _judge(watch, curve, first, which, past, plain)
     watch.k = np.where(hit, which, watch.k)
     watch.touched = np.where(hit, watch.lift[np.arange(clocks.count), which] > 0, watch.touched)
     watch.dt = np.where(hit, abs(dt), watch.dt)
@@ -399,7 +401,12 @@ def _along(
         if torch.is_inference_mode_enabled() or torch._C._functorch.maybe_current_level() is not None:
             return torch.func.jvp(g, (t, x), (pace, slope))
         try: return _forward(g, t, x, slope, pace)
-        except RuntimeError: return _in_reverse(g, t, x, slope, pace)      # an operation without a rule
+        except RuntimeError: pass                # an operation without a rule, or one derivative inside another
+        try: return _in_reverse(g, t, x, slope, pace)
+        except RuntimeError as error:
+            if "not implemented" not in str(error): raise
+    with torch.no_grad(): e = g(t, x)            # a step, which has none at all
+    return e, torch.zeros_like(e)
 
 
 @functools.cache
@@ -478,30 +485,32 @@ def _meet(f, e, t, x, radius):
     return now, _flow(f, t, x, now - t)
 
 
-def _quotient(value, rate, moves):  # whatever the unit of `value`: its derivative holds squares of the rate
+def _quotient(value, rate, moves):  # in a unit of its own, since its derivative holds the square of the rate
     unit = torch.where(moves, rate.detach().abs(), 1)
     return torch.where(moves, value, 0) / unit / (torch.where(moves, rate, 1) / unit)
 
 # %% ../../nbs/08_events.ipynb #5d0c1a07
-def _judge(watch, curve, s, which, plain):
-    "What the zeros at the fractions `s` of a step are like, and where to differentiate those that are not simple."
+def _judge(watch, curve, s, which, past, plain):
+    "What the zeros at the fractions `s` of a step are like, and where to differentiate those that are not simple. Some conditions are `past` zero there, and some change as is `plain`."
     clocks = watch.clocks
     hit = which >= 0
     t = clocks.read(curve.t)
     dt = clocks.read(curve.dt)
-    def chosen(e): return (watch.sides * e)[..., np.arange(clocks.count), which]
+    def chosen(e): return _chosen(watch, e, which)
     def g(*fractions): return chosen(watch.read(curve, *fractions))
 
     d = _short(curve.x) * s
-    unclear = abs(d * dt) < 8 * torch.finfo(curve.x.dtype).eps * abs(t)      # at the start of the step
-    simple = ~hit | plain | unclear
+    unclear = abs(d * dt) < 8 * np.spacing(abs(t))         # at the start of the step
+    simple = ~hit | plain | unclear & ~watch.conditions.bool[which]
     leaps = hit
-    here, near, far = clocks.inside(curve, s, s - d, s - 2 * d)
+    here, near, far, beyond = clocks.inside(curve, s, s - d, s - 2 * d, np.minimum(s + d, 1))
     rate = chosen(_rate_between(watch, near, here, d * dt))
-    order, before = _order_from(*chosen(watch.conditions.read(near, far)))
+    near, far, beyond = chosen(watch.conditions.read(near, far, beyond))
+    through = past | (beyond < 0)
+    order, before = _order_from(near, far)
     for root in (4, 5, None):
         with np.errstate(all="ignore"): steady = -rate * d * dt / before
-        simple = simple | (abs(order - 1) < .3) & (abs(steady - 1) < .3)
+        simple = simple | through & (abs(order - 1) < .3) & (abs(steady - 1) < .3)
         leaps = leaps & ~(order > .1)
         if simple.all(): return
         if not root: break
@@ -512,6 +521,10 @@ def _judge(watch, curve, s, which, plain):
     far = _short(curve.x, 7) * s
     clean = abs(_order(g, s, far)[0] - order) < .2      # else rounding drowns such small values: step back
     _mark(watch, curve, s, np.where(clean, d, far), hit & ~simple)
+
+
+def _chosen(watch, e, which):  # the condition that matters on each clock, `[..., C]`, positive before the event
+    return (watch.sides * e)[..., np.arange(watch.clocks.count), which]
 
 
 def _rate_between(watch, before, here, time):  # the rates of the conditions `[C, K]` at the second of two places on the flow
@@ -534,27 +547,27 @@ def _mark(watch, curve, s, d, odd):
     watch.marks = times, states
 
 # %% ../../nbs/08_events.ipynb #5d0c1a08
-def _extrapolated(f, e, t, times, states, bent):
-    "How the zero of `e` at `t` moves with the states before it: nothing in value, everything in the gradient. And where it does not, since the flow only touches it."
-    pairs = [_along(e, s, x, f(s, x)) for s, x in zip(times, states)]
-    moves = torch.stack([rate for _, rate in pairs]).abs().amin(0) > 0
-    safe = moves & bent.reshape(moves.shape)
-    u = [torch.where(safe, _quotient(v, rate, safe), i + 1.) for i, (v, rate) in enumerate(pairs)]
-    u = torch.stack(u).reshape(times.shape).to(times.dtype)
-    moment = 0
-    for i in range(len(u)):
-        weight = math.prod(u[j] / (u[j] - u[i]) for j in range(len(u)) if j != i)
-        moment = moment + (times[i] - t) * weight
-    aslant = [_across(e, s, x) for s, x in zip(times, states)]
-    (_, near), (_, far) = pairs[0], pairs[-1]
-    touched = (near / aslant[0]).abs() < .5 * (far / aslant[-1]).abs()
-    touched = touched.reshape(bent.shape) & bent
-    return torch.where(bent & ~touched, moment - moment.detach(), 0), touched
+def _extrapolated(f, e, times, states, bent):
+    "How the zero of `e` at `t` moves with the states before it: nothing in value, everything in the gradient. And where that is lost, since the flow only touches it, or `e` rests before it."
+    move, tilts = 0., []
+    for weight, s, x in zip((4., -6., 4., -1.), times, states):
+        level = e(s, x).detach()
+        moment, _ = _meet(f, lambda t, y: e(t, y) - level, s, x, 0.)
+        move = move + weight * (moment - moment.detach())
+        tilts.append(_tilt(f, e, s, x))
+    near, *_, far = tilts
+    steady = (torch.stack(tilts) > 0).all(0) & ~(near < .5 * far)
+    lost = bent & ~steady.reshape(bent.shape)
+    return torch.where(bent & ~lost, move, 0.), lost
 
 
-def _across(e, t, x):
-    "The rate of `e` in a direction that has nothing to do with the flow."
-    with torch.no_grad(): return _along(e, t, x, _aslant(x), 0.)[1].detach()
+@torch.no_grad()
+def _tilt(f, e, t, x):
+    "The rate of `e` along the flow over that in a direction which has nothing to do with the flow."
+    x = x.detach()
+    _, along = _along(e, t, x, f(t, x).detach())
+    _, aslant = _along(e, t, x, _aslant(x), 0.)
+    return (along / aslant).detach().abs()
 
 
 def _aslant(x): return torch.as_tensor(np.random.default_rng(0).standard_normal(x.shape)).to(x)
@@ -599,10 +612,17 @@ class _Walk:
     def states(self):
         "The states at all times; where a solve ended early its last state, where it failed NaN."
         rows, samples, values = zip(*self.found)
-        rows, samples = (torch.as_tensor(np.concatenate(v), device=self.x.device) for v in (rows, samples))
+        rows, samples = np.concatenate(rows), np.concatenate(samples)
+        values = torch.cat(values)
+        _, last = np.unique((rows * self.clocks.count + samples)[::-1], return_index=True)
+        if len(last) < len(rows):                # two events at one time: the state after the second
+            last = len(rows) - 1 - last
+            rows, samples = rows[last], samples[last]
+            values = values[torch.as_tensor(last, device=self.x.device)]
+        rows, samples = (torch.as_tensor(v, device=self.x.device) for v in (rows, samples))
         unknown = torch.as_tensor(np.isnan(self.grid) | self.failed, device=self.x.device).reshape(len(self.grid), *(self.clocks.shape or [1] * self.x.dim()))
         base = self.x.detach().expand(len(self.grid), *self.x.shape).masked_fill(unknown, math.nan)
-        return base.index_put((rows, samples) if self.clocks.per_sample else (rows,), torch.cat(values))
+        return base.index_put((rows, samples) if self.clocks.per_sample else (rows,), values)
 
 # %% ../../nbs/08_events.ipynb #e0c64579
 def _to_the_end(times):  # `[R, C]`
@@ -635,13 +655,17 @@ def _stretch(walk, watch, ahead, tensors, backward):
     else:
         inside = _search(walk, watch, line, ahead, differentiable)
         moved = (watch.k >= 0) & (watch.t != t)
-        stops = [np.where(inside, ahead, np.nan), np.where(moved, watch.t, np.nan), *_marked(walk, watch)]
+        fixed = walk.integrator.controller is None and not clocks.per_sample      # stop where the search did, to take its steps
+        again = moved & (watch.begin != t) & (fixed | (watch.zero != _SIMPLE))
+        stops = [np.where(inside, ahead, np.nan), np.where(again, watch.begin, np.nan), np.where(moved, watch.t, np.nan)]
         line, place = _line_up(walk, np.vstack([t, *stops]))
         inner = walk.engine.inner if len(line) > 1 else autograd
         states, *parts = inner(problem._replace(times=line), x, tensors, backward)
-        def at(row): return clocks.take(states, np.minimum(place[row], len(states) - 1), np.arange(clocks.count)).reshape(x.shape)
-        at_event = torch.where(clocks.show(moved, torch.bool), at(1 + len(ahead)), x)
-        if watch.marks is not None: _remember(watch, [at(row) for row in range(-4, 0)], at_event)
+        def at(row, known):
+            there = clocks.take(states, np.minimum(place[row], len(states) - 1), np.arange(clocks.count))
+            return torch.where(clocks.show(known, torch.bool), there.reshape(x.shape), x)
+        at_event = at(-1, moved)
+        if watch.marks is not None: _retake(walk, watch, at(-2, again), at_event)
     walk.integrals = [v + part for v, part in zip(walk.integrals, parts)]
     rows, samples = np.nonzero(inside & np.isfinite(ahead))
     return rows, samples, clocks.take(states, place[1 + rows, samples], samples), at_event
@@ -651,17 +675,26 @@ def _moved_by_forward_mode(x):
     return torch._C._functorch.maybe_current_level() is not None or forward_ad.unpack_dual(x).tangent is not None
 
 
-def _marked(walk, watch):
-    "The times before an event at which the solve is wanted too, because there its derivatives can be had; NaN where they are not needed."
-    if watch.marks is None: return []
+def _retake(walk, watch, start, at_event):
+    "Takes the last step to the event again from `start`, so that the states at the marks can be differentiated. Clocks without marks have the state at the event."
+    clocks, stepper, f = walk.clocks, walk.integrator.stepper, walk.problem.f
     odd = watch.zero != _SIMPLE
-    return [np.where(odd, walk.clocks.read(t), np.nan) for t in watch.marks[0]]
-
-
-def _remember(watch, states, at_event):
-    "The states at the marks as the differentiable solve has them; for clocks without marks the state at the event."
-    odd = watch.clocks.show(watch.zero != _SIMPLE, torch.bool)
-    watch.marks = watch.marks[0], torch.stack([torch.where(odd, x, at_event) for x in states])
+    marked = clocks.show(odd, torch.bool)
+    begin = np.where(odd, watch.begin, walk.t)
+    size = np.where(odd, watch.t - begin, 1e-8 * walk.forward)       # these stand where they are
+    x = torch.where(marked, start, at_event)
+    t, dt = (clocks.show(v) if clocks.per_sample else float(v[0]) for v in (begin, size))
+    step = stepper(f, t, x, dt.to(x.real.dtype) if clocks.per_sample else dt, stepper.begin(f, t, x))
+    curve = interpolant(f, t, x, dt, step, watch.basis)
+    gap = np.where(odd, 1 - (clocks.read(watch.marks[0][0]) - begin) / size, 0)
+    for _ in range(4):
+        fractions = [1 - i * gap for i in (1, 2, 3, 4)]
+        places = clocks.inside(curve, *fractions)
+        ahead = _chosen(watch, watch.conditions.read(*((s, y.detach()) for s, y in places)), watch.k).min(0) > 0
+        if (ahead | ~odd).all(): break
+        gap = np.where(ahead, gap, np.minimum(4 * gap, .2))          # a shorter step may cross a little earlier than the long one
+    times = torch.stack([clocks.show(begin + size * s) for s in fractions])
+    watch.marks = times, torch.stack([torch.where(marked, y, at_event) for _, y in places])
 
 # %% ../../nbs/08_events.ipynb #aac0611c
 def _line_up(walk, times):  # `[R, C]`, NaN where a clock has none
@@ -725,32 +758,25 @@ def _meet_bent(watch, f, e, t, x, radius):
     odd = clocks.show(watch.zero != _SIMPLE, torch.bool)      # these have no rate at the event, but one before it
     now, _ = _meet(f, e, torch.where(odd, times[0], t), torch.where(odd, states[0], x), torch.where(odd, 0, radius))
     bent = clocks.show(watch.zero == _BENT, torch.bool)
-    move, touched = _extrapolated(f, e, t, times, states, bent)
+    move, lost = _extrapolated(f, e, times, states, bent)
     now = torch.where(odd, value, now) + move
-    _warn_of_constants(clocks, watch.zero == _LEAP, clocks.read(touched) > 0)
+    _warn(clocks, watch.zero == _LEAP, "jumps there, or is a bool", "give a number that passes through zero")
+    _warn(clocks, clocks.read(lost) > 0, "is only touched there by the flow, or rests", "give one that changes at the event at a rate of its own")
     return now, _flow(f, t, x, now - t)
-
-
-def _warn_of_constants(clocks, leaps, touched):
-    if leaps.any():
-        warnings.warn(f"the condition of an event jumps, or is a bool{_named(clocks, leaps)}, so its time counts as a constant: for its gradient give a number that passes through zero", stacklevel=3)
-    if touched.any():
-        warnings.warn(f"the flow touches the zero of an event's condition and does not pass through it{_named(clocks, touched)}: such a time has no derivative, and counts as a constant. "
-                      "Give a condition that changes at the event at a rate of its own", stacklevel=3)
 
 
 def _warn_if_mute(watch, e, t, x):
     "Says so if a condition depends on the state, and its value does not know."
     with torch.no_grad(): elsewhere = x + 1e-3 * (x.abs() + x.abs().max()) * _aslant(x)
     with torch.set_grad_enabled(watch.conditions.gradients): here, there = (_floats(e(t, y.detach())) for y in (x, elsewhere))
-    mute = (watch.zero != _LEAP) & (watch.k >= 0) & (here != there)
-    if not mute.any(): return
-    warnings.warn(f"the condition of an event depends on the state and hides it from autograd{_named(watch.clocks, mute)}, so its time counts as a constant: "
-                  "give create_graph=True to torch.autograd.grad, and detach nothing", stacklevel=3)
+    mute = (watch.zero == _SIMPLE) & (watch.k >= 0) & (here != there)
+    _warn(watch.clocks, mute, "depends on the state and hides it from autograd", "give create_graph=True to torch.autograd.grad, and detach nothing")
 
 
-def _named(clocks, which):
-    return f" (samples {np.flatnonzero(which).tolist()})" if clocks.per_sample else ""
+def _warn(clocks, which, what, advice):
+    if not which.any(): return
+    where = f" (samples {np.flatnonzero(which).tolist()})" if clocks.per_sample else ""
+    warnings.warn(f"the condition of an event {what}{where}, so that its time counts as a constant: for its gradient {advice}", stacklevel=3)
 
 
 def _at_the_edge(g, h, clocks):
@@ -782,11 +808,13 @@ def _to_next_event(walk, tensors, backward):
     happening, x = _through(walk, watch, x)
     end = np.where(hit, clocks.read(happening.t), np.where(walk.live, walk.last, walk.t))
     resolved = 8 * np.spacing(np.maximum(abs(end), abs(watch.begin)))
-    margin = np.where(hit, engine.tol * abs(end - watch.begin) + resolved, walk.margin)
-    gap, expected = walk.forward * (walk.grid - end), np.isfinite(ahead) & hit
+    margin = np.where(hit, _CLOSE * abs(end - watch.begin) + resolved, walk.margin)
+    gap = walk.forward * (walk.grid - end)
     known = (gap < -margin)[rows, samples] | ~hit[samples]
-    late, at = expected & (gap < -margin), expected & (abs(gap) <= margin)
+    late = np.isfinite(ahead) & hit & (gap < -margin)
     late[rows, samples] = False                  # between the time found by the search and the event: a rounding error, or less
+    at = hit & (abs(gap) <= margin)              # even if another event was there before
+    at[0] = False
     walk.keep(rows[known], samples[known], states[torch.as_tensor(known, device=states.device)])
     for mask, state in ((late, happening.before), (at, x)): walk.keep(*(where := np.nonzero(mask)), clocks.spread(state, where[1]))
     engine.happened.append(happening)
