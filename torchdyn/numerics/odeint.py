@@ -345,7 +345,7 @@ def odeint(
     else:
         times = visited.tolist() if not compiling or _is_constant(visited) else list(visited.unbind())
     if not compiling:
-        field.within = _time_range(visited, start, x, integrator)
+        field.within = _time_range(times, start, x, integrator)
         field.free = field.within.free
     extra = (*optimizable_params, *(v for g in integrands for v in parameters_of(g)))
     with _bar(progress, times, observers):
@@ -409,11 +409,12 @@ def user_level() -> int:
 
 def _time_range(times, start, x, integrator):
     "The times that the field may be asked for, as it sees them."
-    times = times.detach().to(torch.float64)
     dtype = (start if isinstance(start, Tensor) else x).dtype.to_real()
     strict = integrator.controller is not None
     if not integrator.per_sample:
-        return TimeRange(float(times.min()), float(times.max()), integrator.t_stops, dtype, strict)
+        low, high = sorted((times[0], times[-1]))
+        return TimeRange(low, high, integrator.t_stops, dtype, strict)
+    times = times.to(torch.float64)
     shape = (-1,) + (1,) * (x.dim() - 1)
     low = times.nan_to_num(math.inf).amin(0).reshape(shape)
     high = times.nan_to_num(-math.inf).amax(0).reshape(shape)

@@ -132,13 +132,13 @@ def jacobian_rows(
             out, at, v, create_graph=keep, retain_graph=True, allow_unused=True, **batched)[0]
         return torch.zeros_like(v) if row is None else row
 
-    if torch.compiler.is_compiling():
-        rows = pull(units, is_grads_batched=True)
+    if torch.compiler.is_compiling():     # no batches: a compiler leaves the number of samples open
+        rows = torch.stack([pull(v) for v in units.unbind()])
     else:
         try:
             rows = pull(units, is_grads_batched=True)
         except RuntimeError:
-            rows = torch.stack([pull(v) for v in units])
+            rows = torch.stack([pull(v) for v in units.unbind()])
     return rows.reshape(n, samples, n).transpose(0, 1)
 
 # %% ../../nbs/09_root_finding.ipynb #f2b66a1a

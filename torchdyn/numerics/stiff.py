@@ -63,7 +63,7 @@ def linearize(
     check_entries(*shape)
     y = _real(x) if keep and x.requires_grad else _real(x.detach()).requires_grad_()
     with torch.enable_grad():
-        state = _like(y, x)
+        state = _like(y, x) if x.is_complex() else y
         if timed:
             # A zero that hangs on the state stands in for a variable of its own, of which
             # a compiled step can make none.
