@@ -220,7 +220,7 @@ class _Added(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(integral, *states): return tuple(v.view_as(v) for v in states)
+    def forward(integral, *states): return tuple(v.clone() for v in states)      # views could not be changed in place
 
     @staticmethod
     def setup_context(ctx, inputs, output): ctx.kind = inputs[0].dtype, inputs[0].device
@@ -234,7 +234,7 @@ class _Added(torch.autograd.Function):
 class _AddedForward(_Added):
     "The same in forward mode, of which the compiler has no notion: the states move as they did."
     @staticmethod
-    def jvp(ctx, _, *tangents): return tuple(v.view_as(v) for v in tangents)
+    def jvp(ctx, _, *tangents): return tangents
 
 
 def states_alone(

@@ -579,7 +579,7 @@ class _Unread(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(stats, states): return states.view_as(states)
+    def forward(stats, states): return states.clone()      # a view could not be changed in place
 
     @staticmethod
     def setup_context(ctx, inputs, output): ctx.stats = inputs[0]
@@ -595,7 +595,7 @@ class _Unread(torch.autograd.Function):
         return None, gradient
 
     @staticmethod
-    def jvp(ctx, _, tangent): return tangent.view_as(tangent)
+    def jvp(ctx, _, tangent): return tangent
 
 
 def _to_be_read(problem, x, integrals, sensitivity):

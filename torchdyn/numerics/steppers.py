@@ -240,7 +240,7 @@ class Step(NamedTuple):
     error: Tensor | None         # local error estimate, same shape; `None` for a stepper without one
     stages: tuple | None = None  # slopes, the first at the start of the step: for dense output and regularisers
     memory: Any = None           # for the next step: a tensor is the slope at the new state
-    status: Tensor | None = None # set by an implicit stage that did not converge
+    status: Tensor | None = None # samples with an implicit stage that did not converge: `[B]`, or `[1]` for all
     terms: tuple | None = None   # what the stepper's interpolant combines, where that is not `stages`
 
 # %% ../../nbs/02_steppers.ipynb #c822c8ba
