@@ -366,8 +366,8 @@ def odeint(
         states = states[picked]
     fold = (lambda v: v) if layout is None else layout.unravel
     whole = DenseSolution(pieces.kept) if pieces and pieces.kept else None
-    given = isinstance(t_eval, Tensor)      # its own, like all that a solve returns
-    t_eval = t_eval.clone() if given else torch.as_tensor(t_eval, dtype=torch.float64)
+    if not isinstance(t_eval, Tensor):
+        t_eval = torch.as_tensor(t_eval, dtype=torch.float64)
     solution = Solution(t_eval, fold(states), stats, whole and (lambda t: fold(whole(t))),
                         tree_unflatten(integrals, fold_integrals) if integrands else None)
     for name, total in sums.items():
