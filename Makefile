@@ -16,7 +16,7 @@ help:
 	@echo "make test       run every notebook as the test suite"
 	@echo "                  NB=nbs/02_steppers.ipynb   only this notebook"
 	@echo "                  FLAGS=slow                 also the cells marked '#| slow' (or 'slow cuda')"
-	@echo "                  LIMIT=600                  seconds of CPU time for a notebook (300 by default, 3600 with FLAGS)"
+	@echo "                  LIMIT=1800                 seconds of CPU time for a notebook (900 by default, 3600 with FLAGS)"
 	@echo "make docs       render the site to _docs/, with README.md, and check its links"
 	@echo "make bench      time torchdyn and its peers side by side, for nbs/benchmarks; peers go into .bench/, once"
 	@echo "                  WORKLOADS='W1a W6a'        only these, printed and not kept"

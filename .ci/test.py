@@ -31,7 +31,7 @@ from textwrap import shorten
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = ROOT / ".venv" / "test_times.json"  # the CPU time of each notebook, the last time
 HEAVY = ["torch", "matplotlib.pyplot", "scipy.integrate", "sklearn.datasets", "nbdev.test"]
-LIMIT = 300        # seconds of CPU time for a notebook
+LIMIT = 900        # seconds of CPU time for a notebook
 SLOW_LIMIT = 3600  # the same with flags
 PATIENCE = 10      # a notebook that sleeps is ended after so many times its limit on the wall
 QUIET = 60         # a log is told what runs when nothing else was printed for so many seconds
