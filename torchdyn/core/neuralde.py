@@ -55,6 +55,11 @@ class DEFunc(nn.Module):
         self.nfe = 0
         self.timed, self.takes_args = call_form(self.m)
 
+    @property
+    def stands_for(self):
+        "What a stepper that takes fields apart may look into: the field, unless hooks are to see each evaluation."
+        return self if self._forward_hooks or self._forward_pre_hooks else self.m
+
     def field(self, args: Any = None) -> VectorField:
         "The field as solvers take it. Without need the solver's clock, a number, is not made a tensor."
         seen = self.timed or bool(self._forward_hooks) or bool(self._forward_pre_hooks)

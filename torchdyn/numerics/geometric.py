@@ -39,7 +39,7 @@ class Separable(nn.Module):
 # %% ../../nbs/11_geometric_steppers.ipynb #2590dfa3
 def _pair(f, dim):  # the two halves behind a field, if it has them
     pair = f.f if isinstance(f, VectorField) and f.layout is None else f
-    pair = getattr(pair, "m", pair)     # a model keeps its field in a module that counts
+    pair = getattr(pair, "stands_for", pair)     # a model keeps its field in a module that counts
     return pair if isinstance(pair, Separable) and pair.dim == dim else None
 
 

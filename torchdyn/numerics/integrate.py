@@ -246,6 +246,8 @@ class TimeRange:
         self.free = math.inf, -math.inf      # between these times there is nothing to do
         if not self.stops and not isinstance(low, Tensor):
             self.free = low, high
+        if not self.stops:
+            return
         at = torch.tensor(self.stops, dtype=dtype)
         self.firsts = [-math.inf, *torch.nextafter(at, at + math.inf).tolist()]
         self.lasts = [*torch.nextafter(at, at - math.inf).tolist(), math.inf]

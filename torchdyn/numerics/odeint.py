@@ -707,7 +707,7 @@ def _functional(problem, inputs, tolerance, seed, options, sensitivity):
         if hasattr(problem, "sensitivity"):
             problem = copy.copy(problem)
             problem.sensitivity, problem.atol, problem.rtol = sensitivity, tolerance, tolerance
-            solution = problem(inputs["x"], inputs["t_span"], args=args)
+            solution = getattr(problem, "odeint", problem)(inputs["x"], inputs["t_span"], args=args)
         else: solution = odeint(problem, inputs["x"], inputs["t_span"], atol=tolerance, rtol=tolerance, sensitivity=sensitivity, args=args, **options)
     seen = tree_leaves((solution.x, solution.integral_loss) if isinstance(solution, Solution) else solution)
     seen = [torch.view_as_real(v) if v.is_complex() else v for v in seen if isinstance(v, Tensor)]
