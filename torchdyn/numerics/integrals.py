@@ -35,16 +35,16 @@ def lobatto(
 def panel_error(
     values: Tensor,        # of an integrand at Lobatto's nodes, `[n, ...]`
     size: float | Tensor,  # length of the panel, > 0
+    rows: Tensor | None = None,  # those that give the highest coefficients, if they are at hand
 ) -> Tensor:               # `[...]`
     "About how far the rule is from the integral over the panel."
     n = len(values)
-    high = torch.tensordot(values.new_tensor(lobatto(n)[2]), values, 1).abs()
+    if rows is None:
+        rows = values.new_tensor(lobatto(n)[2])
     largest = values.abs().amax(0)
-    ratio = high / largest.clamp_min(torch.finfo(values.dtype).tiny)
-    decay = ratio[1]**2
-    if n > 3:
-        decay = torch.maximum(decay, ratio[0]**((2 * n - 2) / (n - 2)))
-    return (.1 if n > 3 else .5) * size * largest * decay
+    low, high = torch.tensordot(rows, values, 1).abs() / largest.clamp_min(torch.finfo(values.dtype).tiny)
+    decay = torch.maximum(high.square(), low**((2 * n - 2) / (n - 2)))
+    return largest * decay * (.1 * size)
 
 # %% ../../nbs/05a_integrals.ipynb #4d42b60e
 class Panel(NamedTuple):
@@ -68,17 +68,20 @@ class Quadrature:
         patience: int = 1,            # steps that are settled together
         places: Tensor | None = None, # components that the error is estimated from; default all
     ):
-        self.n = max(2 if tolerance is None else 3, (order + 3) // 2)
-        self.nodes, self.weights, _ = lobatto(self.n)
+        self.most = max(2 if tolerance is None else 4, (order + 3) // 2)
+        self.n = self.most      # points of a panel: one less where that is enough
+        self.rows = {}          # those of `panel_error`, by number of points and dtype
         self.totals = totals
         self.places = places
         self.patience = patience
         self.controlled = tolerance is not None
         self.allowed = [_least(v) for v in tolerance[:2]] if self.controlled else None
-        self.cuts = []          # for each step the fractions where its panels end
+        self.cuts = []          # for each step the fractions where its panels end, and their numbers of points
         self.end = None         # the integrands where the last step ended
         self.waiting = []       # steps that are not settled: lists of (panel, its error)
         self.density = None     # panels that the last step would have needed, for each unit of time
+        self.length = 0.        # of that step,
+        self.worst = math.inf   # and the largest error of a panel that was settled with it
         self.lost = False       # a step had too many panels
 
     def add(self,
@@ -87,6 +90,7 @@ class Quadrature:
         start: list | None = None,  # the integrands at the start, if known: `end` of the step before
     ):
         "Adds a step."
+        self.choose(_length(dt))
         step = []
         for low, high in self.division(dt):
             panel = self.panel(values, dt, low, high, start)
@@ -107,9 +111,9 @@ class Quadrature:
         edges = [i / count for i in range(count)] + [1.]
         return list(zip(edges, edges[1:]))
 
-    def panel(self, values, dt, low, high, start=None, end=None) -> Panel:
-        "A panel, with the values at its nodes that are not known."
-        asked = [low + (high - low) * s for s in self.nodes[1:-1]]
+    def panel(self, values, dt, low, high, start=None, end=None, n=None) -> Panel:
+        "A panel of `n` points, with the values at its nodes that are not known."
+        asked = [low + (high - low) * s for s in lobatto(n or self.n)[0][1:-1]]
         asked = ([low] if start is None else []) + asked + ([high] if end is None else [])
         points = [start] if start is not None else []
         points += values(asked)
@@ -119,25 +123,32 @@ class Quadrature:
     def plus(self, totals, panel) -> list:
         "The sums so far and the rule on a panel."
         scale = panel.high - panel.low
+        weights = lobatto(len(panel.points))[1]
         added = []
         for total, column in zip(totals, zip(*panel.points)):
             if isinstance(panel.dt, Tensor):
-                mean = sum(w * v for w, v in zip(self.weights, column))
+                mean = sum(w * v for w, v in zip(weights, column))
                 total = total + mean * (sized(panel.dt, mean) * scale)
             else:
-                for w, v in zip(self.weights, column):
+                for w, v in zip(weights, column):
                     total = torch.add(total, v, alpha=w * scale * panel.dt)
             added.append(total)
         return added
 
     def sample(self, v):
-        return v.detach() if self.places is None else v.detach()[self.places]
+        return v.detach() if self.places is None else v.detach().index_select(0, self.places)
 
     @torch.no_grad()
     def error(self, panel) -> Tensor:  # 0-dim
-        "The largest error of a panel, over what is allowed."
-        columns = [torch.stack([self.sample(v) for v in column]) for column in zip(*panel.points)]
-        return self.over_allowed(panel, [panel_error(v, 1.) for v in columns])
+        "The error of a panel, over what is allowed."
+        errors = []
+        for column in zip(*panel.points):
+            v = torch.stack([self.sample(v) for v in column])
+            key = len(v), v.dtype
+            if key not in self.rows:
+                self.rows[key] = v.new_tensor(lobatto(len(v))[2])
+            errors.append(panel_error(v, 1., self.rows[key]))
+        return self.over_allowed(panel, errors)
 
     def over_allowed(self, panel, errors):    # `errors` for a step of length one
         atol, rtol = self.allowed
@@ -145,21 +156,27 @@ class Quadrature:
         for total, end, error in zip(self.totals, panel.points[-1], errors):
             size = abs(sized(panel.dt, error)) * (panel.high - panel.low)
             after = self.sample(total).abs() + size * self.sample(end).abs()
-            ratios.append((error * size / (after * rtol + atol)).amax())
+            ratio = error * size / (after * rtol + atol)
+            largest = ratio.amax()
+            if not isinstance(panel.dt, Tensor):    # else each sample is a problem of its own
+                largest = torch.maximum(ratio.square().mean().sqrt(), largest / 10)
+            ratios.append(largest)
         return ratios[0] if len(ratios) == 1 else torch.stack(ratios).amax()
 
     @torch.no_grad()
     def probed(self, panel) -> Tensor:  # 0-dim
         "The error again, by one look more: does the polynomial through the nodes know the value there?"
-        s = .6 * self.nodes[1] + .4 * self.nodes[2]
+        n = len(panel.points)
+        nodes = lobatto(n)[0]
+        s = .6 * nodes[1] + .4 * nodes[2]
         found, = panel.values([s])
         errors = []
         for column, seen in zip(zip(*panel.points), found):
             v = torch.stack([self.sample(v) for v in column])
-            expected = torch.tensordot(v.new_tensor(_prediction(self.n, s)), v, 1)
+            expected = torch.tensordot(v.new_tensor(_prediction(n, s)), v, 1)
             largest = v.abs().amax(0).clamp_min(torch.finfo(v.dtype).tiny)
             miss = (self.sample(seen) - expected).abs() / largest
-            errors.append(.1 * largest * miss**((2 * self.n - 2) / self.n))
+            errors.append(.1 * largest * miss**((2 * n - 2) / n))
         return self.over_allowed(panel, errors)
 
     def settle(self):
@@ -167,12 +184,22 @@ class Quadrature:
         waiting = self.waiting
         self.waiting = []
         errors = [e for step in waiting for _, e in step if e is not None]
-        errors = iter(torch.stack(errors).tolist() if errors else [])
+        errors = torch.stack(errors).tolist() if errors else []
+        found = iter(errors)
         for step in waiting:
             self.cuts.append([])
-            needed = sum(self.refine(panel, next(errors, 0.)) for panel, _ in step)
+            needed = sum(self.refine(panel, next(found, 0.)) for panel, _ in step)
             if self.controlled:
-                self.density = needed / _length(step[0][0].dt)
+                self.length = _length(step[0][0].dt)
+                self.density = needed / self.length
+        self.worst = max(errors, default=math.inf)
+
+    def choose(self, length):
+        "How many points the panels of the next step have, of that length."
+        if self.worst > .05 or length > 1.5 * self.length:
+            self.n = self.most
+        elif self.worst < 1e-3:
+            self.n = max(3, self.most - 1)
 
     def refine(self, panel, error) -> float:  # panels that would have done
         "Takes a panel, or its parts if it is too long."
@@ -187,16 +214,18 @@ class Quadrature:
             if error > 1 and full:
                 self.warn()
             self.totals = self.plus(self.totals, panel)
-            self.cuts[-1].append(panel.high)
-            needed += max(.1, min(error, 1.)**(1 / (2 * self.n - 1)))
+            points = len(panel.points)
+            self.cuts[-1].append((panel.high, points))
+            needed += max(.1, min(error, 1.)**(1 / (2 * points - 1)))
         return needed
 
     def halves(self, panel) -> list:
         "The two halves of a panel, judged; the first one last."
         values, dt, low, high, points = panel
         middle = (low + high) / 2
-        left = self.panel(values, dt, low, middle, start=points[0])
-        right = self.panel(values, dt, middle, high, left.points[-1], points[-1])
+        n = len(points)
+        left = self.panel(values, dt, low, middle, start=points[0], n=n)
+        right = self.panel(values, dt, middle, high, left.points[-1], points[-1], n=n)
         errors = torch.stack([self.error(left), self.error(right)]).tolist()
         return [(right, errors[1]), (left, errors[0])]
 
@@ -211,11 +240,11 @@ class Quadrature:
     def state(self) -> tuple:
         "What has been summed up so far, to come back to."
         self.settle()
-        return self.totals, len(self.cuts), self.end, self.density
+        return self.totals, len(self.cuts), self.end, self.density, self.length, self.worst
 
     def restore(self, state: tuple):
         "Comes back to an earlier `state()`."
-        self.totals, count, self.end, self.density = state
+        self.totals, count, self.end, self.density, self.length, self.worst = state
         self.cuts = self.cuts[:count]
         self.waiting = []
 
@@ -317,8 +346,8 @@ class Integrals:
         low = 0.
         start = None
         totals = [torch.zeros_like(v) for v in self.quadrature.totals]
-        for high in self.quadrature.cuts[index]:
-            panel = self.quadrature.panel(values, segment.dt, low, high, start)
+        for high, n in self.quadrature.cuts[index]:
+            panel = self.quadrature.panel(values, segment.dt, low, high, start, n=n)
             totals = self.quadrature.plus(totals, panel)
             start = panel.points[-1]
             low = high

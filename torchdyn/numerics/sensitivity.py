@@ -694,13 +694,13 @@ class ParameterGradient:
             self.quadrature = Quadrature(integrator.stepper.order, zeros, tolerance, patience, self.places())
 
     def places(self):
-        "Of each tensor at most a thousand components, spread evenly; `None`: all."
+        "Of each tensor at most 256 components, spread evenly; `None`: all."
         sizes = [v.numel() * (2 if v.is_complex() else 1) for v in self.tensors]
-        if max(sizes) <= 1024:
+        if max(sizes) <= 256:
             return None
         found = []
         for first, size in zip([0, *itertools.accumulate(sizes)], sizes):
-            found.append(torch.linspace(first, first + size - 1, min(size, 1024), dtype=torch.float64))
+            found.append(torch.linspace(first, first + size - 1, min(size, 256), dtype=torch.float64))
         return torch.cat(found).round().long().to(self.tensors[0].device)
 
     def flat(self, gradients):
@@ -711,7 +711,9 @@ class ParameterGradient:
                 g = torch.zeros_like(v)
             else:
                 self.used[i] = True
-            vectors.append((torch.view_as_real(g) if g.is_complex() else g).reshape(-1))
+            if g.is_complex():
+                g = torch.view_as_real(g)
+            vectors.append(g.reshape(-1))
         return torch.cat(vectors)
 
     def gradients(self):
@@ -733,7 +735,7 @@ class ParameterGradient:
         moves = isinstance(segment.dt, Tensor)       # each sample by a step of its own: it goes into the integrand
         joins = not moves and self.last == (segment.t, id(segment.x))
         start = self.quadrature.end if joins else None
-        self.quadrature.add(self.values(segment), 1. if moves else segment.dt, start)
+        self.quadrature.add(self.values(segment), -1. if moves else -segment.dt, start)
         self.x = segment.step.x
         self.last = segment.end, id(self.x)
 
@@ -757,11 +759,11 @@ class ParameterGradient:
         return values
 
     def at(self, t, z, dt):
-        r"$-(\partial f/\partial\theta)^\top \lambda$ at one place, and the same of integrands."
+        r"$(\partial f/\partial\theta)^\top \lambda$ at one place, and the same of integrands."
         back = self.back
         moves = isinstance(dt, Tensor)
         if z is back.start and back.found is not None and not moves:
-            return self.flat(back.found).neg_()
+            return self.flat(back.found)
         pairs = back.pairs
         if z is not back.latest:      # else the stepper was here last, as at the end of most steps
             (t,), (x,), (adjoint,) = back.at([t], z.unsqueeze(0))
@@ -770,7 +772,7 @@ class ParameterGradient:
             return torch.zeros_like(self.quadrature.totals[0])
         if moves:
             pairs = [(v, c * sized(dt, c)) for v, c in pairs]
-        return self.flat(_pull(pairs, self.tensors, retain_graph=True)).neg_()
+        return self.flat(_pull(pairs, self.tensors, retain_graph=True))
 
 # %% ../../nbs/06_sensitivity.ipynb #dfce25f9
 class _WalkBack:
