@@ -266,10 +266,15 @@ class Stacked(nn.Module):
         self.stops = tuple(_inner_knots(len(self.fields), self.span))
 
     def forward(self, x):
-        s = current_depth(torch.empty((), dtype=torch.float64, device="cpu" if not torch.compiler.is_compiling() else x.device))
-        if not s.dim() and not torch.compiler.is_compiling(): return self.fields[bisect.bisect_right(self.stops, s.item())](x)
-        y, s = self.fields[0](x), s.to(x.device).reshape(-1, *[1] * (x.dim() - 1)) if s.dim() else s
-        for stop, f in zip(self.stops, self.fields[1:]): y = torch.where(s >= stop, f(x), y)
+        s = current_depth()
+        if not isinstance(s, Tensor) and not torch.compiler.is_compiling():
+            return self.fields[bisect.bisect_right(self.stops, s)](x)
+        s = current_depth(x.new_empty((), dtype=torch.float64))
+        if s.dim():
+            s = s.reshape(-1, *[1] * (x.dim() - 1))
+        y = self.fields[0](x)
+        for stop, f in zip(self.stops, self.fields[1:]):
+            y = torch.where(s >= stop, f(x), y)
         return y
 
 # %% ../../nbs/21_depth_variance.ipynb #5d0de32d

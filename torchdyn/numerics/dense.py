@@ -72,8 +72,9 @@ HERMITE = ((1, -2, 1), (0, -1, 1), (0, 3, -2))  # rows for f0, f1, (x1 - x0) / h
 
 class Basis(NamedTuple):
     "How a stepper interpolates: its polynomials, and where further stages come from."
-    p: Tensor | None  # `[S, Q]`, double precision; `None`: Hermite's cubic
+    p: Tensor         # `[S, Q]`, double precision
     extend: Callable  # `Stepper.extend`
+    hermite: bool     # it is Hermite's cubic
 
 
 def basis(
@@ -82,8 +83,9 @@ def basis(
     hermite: bool = False,  # the cubic even if the stepper has an interpolant of its own
 ) -> Basis:
     "The interpolant's coefficients as tensors, made once a solve."
-    rows = None if hermite else stepper.interpolant
-    return Basis(None if rows is None else torch.tensor(rows, dtype=torch.float64, device=x.device), stepper.extend)
+    hermite = hermite or stepper.interpolant is None
+    rows = HERMITE if hermite else stepper.interpolant
+    return Basis(torch.tensor(rows, dtype=torch.float64, device=x.device), stepper.extend, hermite)
 
 # %% ../../nbs/04_dense_output.ipynb #c95333a8
 def interpolant(
@@ -94,12 +96,12 @@ def interpolant(
 ) -> Interpolant:
     "The solution inside a step: the stepper's own polynomial, or Hermite's cubic."
     small = dt.to(x.real.dtype) if isinstance(dt, Tensor) else dt
-    if p.p is not None:
+    if not p.hermite:
         return Interpolant(t, dt, x, p.extend(f, t, x, small, step), p.p)
     end = step.memory if isinstance(step.memory, Tensor) else f(t + dt, step.x)
     start = step.stages[0] if step.stages else f(t, x)
     mean = (step.x - x) / small if not isinstance(dt, Tensor) else torch.where(small == 0, start, (step.x - x) / torch.where(small == 0, 1, small))
-    return Interpolant(t, dt, x, (start, end, mean), torch.tensor(HERMITE, dtype=torch.float64, device=x.device))
+    return Interpolant(t, dt, x, (start, end, mean), p.p)
 
 # %% ../../nbs/04_dense_output.ipynb #0dd1688e
 class DenseSolution:

@@ -434,7 +434,15 @@ def _in_reverse(g, t, x, slope, pace):
         parts = torch.autograd.grad(v.sum(), moves, create_graph=True, allow_unused=True, materialize_grads=True)
         products = ((part.conj() * way).real.reshape(clocks, -1) for part, way in zip(parts, (pace, slope)))
         rates.append(sum(product.sum(1) for product in products))
-    return e, torch.stack(rates, 1).reshape(e.shape)
+    rate = torch.stack(rates, 1).reshape(e.shape)
+    return e, rate if _again(rate, moves) else rate.detach()
+
+
+def _again(v, inputs):  # whether `v` can be differentiated; at a zero of the condition that matters to second derivatives only
+    if not v.requires_grad: return False
+    try: torch.autograd.grad(v.sum(), inputs, retain_graph=True, allow_unused=True)
+    except RuntimeError: return False
+    return True
 
 # %% ../../nbs/08_events.ipynb #5d0c1a05
 def _arm(watch, f, segment, curve):
@@ -1010,9 +1018,13 @@ def _with_callbacks(f, x, t_span, callbacks, events, how, options):
     with torch.no_grad(): _, engine = _solve(f, x, t_span, *how, events, *options)
     accepted = set(torch.tensor(engine.ends).to(t_span).tolist()) - set(t_span.tolist())
     times = torch.cat([t_span, t_span.new_tensor(sorted(accepted))])
-    solution, engine = _solve(f, x, times[times.detach().argsort(descending=bool(t_span[-1] < t_span[0]))], *how, events, *options)
-    reached = ~torch.as_tensor(_beyond(engine, solution.t_eval, False)) & ~torch.isin(solution.t_eval, solution.event_t)
-    t = torch.cat([solution.t_eval[reached], solution.event_t.repeat_interleave(2)])
+    order = times.detach().argsort(descending=bool(t_span[-1] < t_span[0]))
+    solution, engine = _solve(f, x, times[order], *how, events, *options)
+    event_t = solution.event_t
+    t = solution.t_eval.to(event_t.device)       # times may live elsewhere than states
+    beyond = torch.as_tensor(_beyond(engine, t, False), device=t.device)
+    reached = ~beyond & ~torch.isin(t, event_t)
+    t = torch.cat([t[reached], event_t.repeat_interleave(2)])
     order = (t.detach() * float(engine.forward[0])).argsort(stable=True)
     states = tree_map(lambda v, e: torch.cat([v[reached], e.flatten(0, 1)])[order], solution.x, solution.event_x)
     return HybridSolution(Solution(t[order], states, solution.stats, solution.dense, solution.integral_loss), states, solution.event_t, solution.event_index, solution.event_x)

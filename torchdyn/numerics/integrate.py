@@ -497,7 +497,7 @@ class SamplePoints(Points):
         self.queue = torch.where(wanted, self.grid * self.sign, math.inf).T.contiguous()      # `[B, T]`, increasing
         self.done, self.basis, stepper = torch.ones_like(self.samples), basis(integrator.stepper, x, integrator.hermite), integrator.stepper
         self.found, self.waiting = [((torch.zeros_like(self.samples), self.samples), x)], []
-        self.patient = integrator.controller is not None and (stepper.fsal if self.basis.p is None else getattr(stepper.extend, "__func__", None) is Stepper.extend)     # no evaluation is missing
+        self.patient = integrator.controller is not None and (stepper.fsal if self.basis.hermite else getattr(stepper.extend, "__func__", None) is Stepper.extend)     # no evaluation is missing
 
     def take(self, f, segment):
         if not self.patient or segment.step.stages is None: return super().take(f, segment)

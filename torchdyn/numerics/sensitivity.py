@@ -23,15 +23,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .control import Tolerance
 from .dense import basis, interpolant
-from .integrals import Integrals, Quadrature, patience_for, sized
-from torchdyn.numerics.integrate import (
-    Integrator,
-    Problem,
-    Segment,
-    integrate,
-    points_of,
-    select_memory,
-)
+from .integrals import Integrals, Quadrature, fractions_as_tensor, patience_for, sized
+from .integrate import Integrator, Problem, Segment, integrate, points_of
+from .integrate import select_memory
 from .states import SolverError, Stats, Status, VectorField, as_time
 from .steppers import Stepper
 
@@ -570,7 +564,8 @@ class _Curve:
 
     def __call__(self, t):
         piece = self.pieces[max(bisect.bisect_right(self.starts, self.sign * float(t.detach() if isinstance(t, Tensor) else t)) - 1, 0)]
-        t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=piece.x.device)
+        if not isinstance(t, Tensor):
+            t = torch.scalar_tensor(t, dtype=torch.float64, device=piece.x.device)
         return piece.at(((t.to(torch.float64) - piece.t) / piece.dt).reshape(1))[0]
 
 
@@ -686,6 +681,7 @@ class ParameterGradient:
         self.basis = basis(integrator.stepper, x, integrator.hermite)
         self.quadrature = None
         self.used = [False] * len(tensors)
+        self.fractions = {}       # of a step, as tensors
         self.last = None          # where the last step ended
         if tensors:
             zeros = [torch.zeros_like(self.flat([None] * len(tensors)))]
@@ -746,12 +742,12 @@ class ParameterGradient:
         def values(fractions):
             nonlocal curve
             t, z, dt = segment[:3]
-            inside = [s for s in fractions if 0. < s < 1.]
+            inside = tuple(s for s in fractions if 0. < s < 1.)
             found = ()
             if inside:
                 if curve is None:
                     curve = interpolant(self.back.slope, t, z, dt, segment.step, self.basis)
-                found = curve.at(torch.tensor(inside, dtype=torch.float64, device=z.device))
+                found = curve.at(fractions_as_tensor(inside, z.device, self.fractions))
             found = iter(found)
             ends = {0.: (t, z), 1.: (segment.end, segment.step.x)}
             places = [ends.get(s) or (t + dt * s, next(found)) for s in fractions]

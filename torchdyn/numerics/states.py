@@ -109,12 +109,12 @@ def as_time(
 
 
 def current_depth(
-    x: Tensor,  # sets dtype and device of the answer
-) -> Tensor:    # 0-dim, or `[B, 1, ...]` where samples have clocks of their own
+    x: Tensor | None = None,  # sets dtype and device of the answer; `None`: the time as the solver has it, a number perhaps
+) -> Tensor | float:          # 0-dim, or `[B, 1, ...]` where samples have clocks of their own
     "The time at which the innermost running vector field is evaluated. Raises `RuntimeError` outside a field."
     for clock, _, _ in reversed(_running.stack):
         if clock is not None:
-            return as_time(clock, x)
+            return clock if x is None else as_time(clock, x)
     raise RuntimeError("there is no depth here: depth-dependent layers run inside a vector field, "
                        "e.g. NeuralODE(f) or odeint(f, ...)")
 

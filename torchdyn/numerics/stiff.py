@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .roots import Residual, check_entries, implicit, jacobian_rows
+from .states import as_time
 from .steppers import STEPPERS, Step, Stepper, Tableau, advance, marked, weighted_sum
 
 # %% ../../nbs/10_stiff_steppers.ipynb #29b2b839
@@ -68,7 +69,7 @@ def linearize(
             # A zero that hangs on the state stands in for a variable of its own, of which
             # a compiled step can make none.
             zero = 0 * state
-            t = torch.as_tensor(t, dtype=y.dtype, device=x.device).detach()
+            t = as_time(t, y).detach()
             t = t + zero.real.sum_to_size(t.shape)
         slope = f(t, state)
         J = jacobian_rows(_real(slope), y, *shape, keep)
@@ -338,11 +339,10 @@ class Frame:
     def matrix(self, rows):  # `[B, m n, m n]`
         "$I - h A \\otimes J$ for some rows and columns of the tableau."
         A = [[self.method.a[i][j] for j in rows] for i in rows]
-        A = torch.tensor(A, dtype=self.J.dtype, device=self.J.device)
-        m = len(rows)
-        product = A[:, None, :, None] * (_blocks(self.dt) * self.J)[:, None, :, None, :]
-        eye = torch.eye(m * self.n, dtype=self.J.dtype, device=self.J.device)
-        return eye - product.reshape(self.samples, m * self.n, m * self.n)
+        J = _blocks(self.dt) * self.J
+        product = torch.cat([torch.cat([a * J for a in row], 2) for row in A], 1)
+        eye = torch.eye(len(rows) * self.n, dtype=J.dtype, device=J.device)
+        return eye - product
 
     def solver(self, rows):
         "The inverse of this matrix, factored once."
