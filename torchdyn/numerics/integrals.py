@@ -379,7 +379,8 @@ def _checked(v, x, per_sample):
     if not isinstance(v, Tensor) or not v.is_floating_point():
         kind = v.dtype if isinstance(v, Tensor) else type(v).__name__
         raise TypeError(f"an integrand gives a real tensor, one number a sample; got {kind}")
-    if per_sample and (not v.dim() or len(v) != len(x)):
-        raise ValueError(f"with per_sample=True an integrand gives a value for each of the {len(x)} samples; "
-                         f"got shape {list(v.shape)}")
+    if per_sample and (not v.dim() or len(v) != len(x) or v.numel() != len(x)):
+        hint = ": times are one a sample, [B, 1, ...], so what is multiplied with them may have grown" if v.dim() > 1 else ""
+        raise ValueError(f"with per_sample=True an integrand gives one value for each of the {len(x)} samples; "
+                         f"got shape {list(v.shape)}{hint}")
     return v

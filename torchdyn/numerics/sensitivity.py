@@ -902,7 +902,8 @@ class TimeGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, f, sign, t, states, *tensors):
         states = states.view_as(states)
-        ctx.setting, ctx.sign = _Setting(states, f), sign
+        ctx.setting = _Setting(states, f)
+        ctx.sign = sign
         ctx.save_for_backward(t, states, *tensors)
         return states
 
@@ -910,8 +911,18 @@ class TimeGradient(torch.autograd.Function):
     def backward(ctx, gradient):
         t, states, *tensors = ctx.saved_tensors
         wanted = t.isfinite()
-        if t.dim() > 1: gradient = torch.where(wanted.reshape(*t.shape, *[1] * (states.dim() - 2)), gradient, 0)
-        def along(states): return torch.stack([_slope(f, s, x) for s, x in zip(t.nan_to_num(), states if wanted.all() else states.nan_to_num())])
+        if t.dim() > 1:
+            gradient = torch.where(wanted.reshape(*t.shape, *[1] * (states.dim() - 2)), gradient, 0)
+        looked = _looked(gradient)
+        times = t.nan_to_num()
+
+        def along(states):
+            if not wanted.all():
+                states = states.nan_to_num()
+            nothing = torch.zeros_like(states[0])
+            slopes = [_slope(f, *at) if seen else nothing for seen, *at in zip(looked, times, states)]
+            return torch.stack(slopes)
+
         with ctx.setting.again() as (f,):
             with torch.enable_grad(): slopes = along(states)
             if not torch.is_grad_enabled(): slopes = slopes.detach()
@@ -920,13 +931,23 @@ class TimeGradient(torch.autograd.Function):
         return None, None, speed.to(t), gradient if moved is None else gradient + moved, *more
 
 
+def _looked(gradient):
+    "At which of the times something depends on the state. Who differentiates again, or many at once, is shown all."
+    if not torch.is_grad_enabled():
+        try:
+            return (gradient != 0).reshape(len(gradient), -1).any(1).tolist()
+        except RuntimeError:        # `torch.func` hides the numbers
+            pass
+    return [True] * len(gradient)
+
+
 def _moved(sign, t, value, along, gradient, states, tensors):
     "How the gradients of `states` and `tensors` move with the time, for those who differentiate again: zeros that know their derivative."
     if not (torch.is_grad_enabled() and value.requires_grad): return [None] * (1 + len(tensors))
     cotangent = gradient * sign * (t - t.detach()).reshape(*t.shape, *[1] * (value.dim() - t.dim())).to(value.real.dtype)
     moved = torch.autograd.grad(value, states, cotangent, create_graph=True, allow_unused=True)[0] if states.requires_grad else None
     value = along(leaf := states.detach().requires_grad_())        # which does not depend on the tensors
-    _check_strangers(value, (leaf, *tensors))
+    _check_strangers(value, (leaf, t, *tensors))
     return [moved] if not tensors else [moved, *torch.autograd.grad(value, tensors, cotangent, create_graph=True, allow_unused=True)]
 
 
