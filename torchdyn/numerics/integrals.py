@@ -22,29 +22,34 @@ from .dense import basis, interpolant
 @functools.cache
 def lobatto(
     n: int,  # points, two or more
-) -> tuple:  # nodes on [0, 1] and their weights, `n` numbers each; two rows of `n`, the highest Legendre coefficients of values there
+) -> tuple:  # nodes on [0, 1] and their weights, `n` numbers each; rows of `n`, the three highest Legendre coefficients of values there
     "Lobatto's quadrature: both ends are nodes, exact up to degree 2n - 3. Source: Lobatto (1852); Abramowitz, Stegun, 25.4.32."
     legendre = np.polynomial.legendre
     last = legendre.Legendre.basis(n - 1)
     nodes = np.array([-1., *sorted(last.deriv().roots().real), 1.])
     weights = 2 / (n * (n - 1) * last(nodes)**2)
     coefficients = np.linalg.inv(legendre.legvander(nodes, n - 1))
-    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist(), coefficients[-2:].tolist()
+    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist(), coefficients[-3:].tolist()
 
 # %% ../../nbs/05a_integrals.ipynb #b6bc8e56
 def panel_error(
     values: Tensor,        # of an integrand at Lobatto's nodes, `[n, ...]`
     size: float | Tensor,  # length of the panel, > 0
     rows: Tensor | None = None,  # those that give the highest coefficients, if they are at hand
-) -> Tensor:               # `[...]`
-    "About how far the rule is from the integral over the panel."
+) -> Tensor:               # `[2, ...]`; `[1, ...]` for three points
+    "About how far the rule is from the integral over the panel, and how far one with a point less would be."
     n = len(values)
     if rows is None:
         rows = values.new_tensor(lobatto(n)[2])
     largest = values.abs().amax(0)
-    low, high = torch.tensordot(rows, values, 1).abs() / largest.clamp_min(torch.finfo(values.dtype).tiny)
-    decay = torch.maximum(high.square(), low**((2 * n - 2) / (n - 2)))
-    return largest * decay * (.1 * size)
+    seen = torch.tensordot(rows, values, 1).abs() / largest.clamp_min(torch.finfo(values.dtype).tiny)
+    decays = [_decay(m, *pair) for m, pair in ((n, seen[-2:]), (n - 1, seen[:-1])) if m > 2]
+    return torch.stack(decays) * (largest * (.1 * size))
+
+
+def _decay(n, low, high):  # of coefficients that were not seen, from the last two of `n`
+    power = (2 * n - 2) / (n - 2)
+    return torch.maximum(high.square(), low**power if n > 3 else .1 * low**power)
 
 # %% ../../nbs/05a_integrals.ipynb #4d42b60e
 class Panel(NamedTuple):
@@ -81,7 +86,7 @@ class Quadrature:
         self.waiting = []       # steps that are not settled: lists of (panel, its error)
         self.density = None     # panels that the last step would have needed, for each unit of time
         self.length = 0.        # of that step,
-        self.worst = math.inf   # and the largest error of a panel that was settled with it
+        self.fewer = math.inf   # and the largest error there with a point less than `most`
         self.lost = False       # a step had too many panels
 
     def add(self,
@@ -139,8 +144,8 @@ class Quadrature:
         return v.detach() if self.places is None else v.detach().index_select(0, self.places)
 
     @torch.no_grad()
-    def error(self, panel) -> Tensor:  # 0-dim
-        "The error of a panel, over what is allowed."
+    def error(self, panel) -> Tensor:  # `[2]`, or `[1]`
+        "The error of a panel, and that of a rule with a point less, over what is allowed."
         errors = []
         for column in zip(*panel.points):
             v = torch.stack([self.sample(v) for v in column])
@@ -150,21 +155,21 @@ class Quadrature:
             errors.append(panel_error(v, 1., self.rows[key]))
         return self.over_allowed(panel, errors)
 
-    def over_allowed(self, panel, errors):    # `errors` for a step of length one
+    def over_allowed(self, panel, errors):    # `errors` `[k, ...]` for a step of length one
         atol, rtol = self.allowed
         ratios = []
         for total, end, error in zip(self.totals, panel.points[-1], errors):
-            size = abs(sized(panel.dt, error)) * (panel.high - panel.low)
+            size = abs(sized(panel.dt, error[0])) * (panel.high - panel.low)
             after = self.sample(total).abs() + size * self.sample(end).abs()
-            ratio = error * size / (after * rtol + atol)
-            largest = ratio.amax()
+            ratio = (error * (size / (after * rtol + atol))).reshape(len(error), -1)
+            largest = ratio.amax(1)
             if not isinstance(panel.dt, Tensor):    # else each sample is a problem of its own
-                largest = torch.maximum(ratio.square().mean().sqrt(), largest / 10)
+                largest = torch.maximum(ratio.square().mean(1).sqrt(), largest / 10)
             ratios.append(largest)
-        return ratios[0] if len(ratios) == 1 else torch.stack(ratios).amax()
+        return ratios[0] if len(ratios) == 1 else torch.stack(ratios).amax(0)
 
     @torch.no_grad()
-    def probed(self, panel) -> Tensor:  # 0-dim
+    def probed(self, panel) -> Tensor:  # `[1]`
         "The error again, by one look more: does the polynomial through the nodes know the value there?"
         n = len(panel.points)
         nodes = lobatto(n)[0]
@@ -176,7 +181,7 @@ class Quadrature:
             expected = torch.tensordot(v.new_tensor(_prediction(n, s)), v, 1)
             largest = v.abs().amax(0).clamp_min(torch.finfo(v.dtype).tiny)
             miss = (self.sample(seen) - expected).abs() / largest
-            errors.append(.1 * largest * miss**((2 * n - 2) / n))
+            errors.append(.1 * (largest * miss**((2 * n - 2) / n)).unsqueeze(0))
         return self.over_allowed(panel, errors)
 
     def settle(self):
@@ -184,22 +189,21 @@ class Quadrature:
         waiting = self.waiting
         self.waiting = []
         errors = [e for step in waiting for _, e in step if e is not None]
-        errors = torch.stack(errors).tolist() if errors else []
+        errors = _listed(errors)
         found = iter(errors)
         for step in waiting:
             self.cuts.append([])
-            needed = sum(self.refine(panel, next(found, 0.)) for panel, _ in step)
+            needed = sum(self.refine(panel, next(found, [0.])[0]) for panel, _ in step)
             if self.controlled:
                 self.length = _length(step[0][0].dt)
                 self.density = needed / self.length
-        self.worst = max(errors, default=math.inf)
+        self.fewer = max((e[-1] for e in errors), default=math.inf)
 
     def choose(self, length):
-        "How many points the panels of the next step have, of that length."
-        if self.worst > .05 or length > 1.5 * self.length:
-            self.n = self.most
-        elif self.worst < 1e-3:
-            self.n = max(3, self.most - 1)
+        "How many points the panels of the next step have, of that length: one less, where that will do."
+        if self.controlled and self.length:
+            predicted = self.fewer * (length / self.length)**(2 * self.most - 3)
+            self.n = self.most - (predicted < .05)
 
     def refine(self, panel, error) -> float:  # panels that would have done
         "Takes a panel, or its parts if it is too long."
@@ -226,7 +230,7 @@ class Quadrature:
         n = len(points)
         left = self.panel(values, dt, low, middle, start=points[0], n=n)
         right = self.panel(values, dt, middle, high, left.points[-1], points[-1], n=n)
-        errors = torch.stack([self.error(left), self.error(right)]).tolist()
+        errors = torch.stack([self.error(half)[0] for half in (left, right)]).tolist()
         return [(right, errors[1]), (left, errors[0])]
 
     def warn(self):
@@ -240,11 +244,11 @@ class Quadrature:
     def state(self) -> tuple:
         "What has been summed up so far, to come back to."
         self.settle()
-        return self.totals, len(self.cuts), self.end, self.density, self.length, self.worst
+        return self.totals, len(self.cuts), self.end, self.density, self.length, self.fewer
 
     def restore(self, state: tuple):
         "Comes back to an earlier `state()`."
-        self.totals, count, self.end, self.density, self.length, self.worst = state
+        self.totals, count, self.end, self.density, self.length, self.fewer = state
         self.cuts = self.cuts[:count]
         self.waiting = []
 
@@ -268,6 +272,11 @@ def _prediction(n, s):  # the weights of values at Lobatto's nodes in the value 
     nodes = 2 * np.array(lobatto(n)[0]) - 1
     row = legendre.legvander(np.array([2 * s - 1]), n - 1)
     return (row @ np.linalg.inv(legendre.legvander(nodes, n - 1)))[0].tolist()
+
+
+def _listed(errors):  # one look at the device for all
+    numbers = iter(torch.cat(errors).tolist() if errors else [])
+    return [[next(numbers) for _ in e] for e in errors]
 
 
 def _length(dt):  # of a step, to compare it with others: clocks of samples are taken as they come

@@ -123,7 +123,7 @@ def announced(
     t: Any,    # a time, as a field or one of its layers was given it
 ) -> bool:
     "Whether `t` is the time, the very object, that the innermost running field was called with."
-    return bool(_running.stack) and _running.stack[-1][1] is t
+    return len(_running.stack) > 0 and _running.stack[-1][1] is t
 
 # %% ../../nbs/00_numerics.ipynb #ddc2c1fc
 def current_control() -> Any:  # in the structure of the state
