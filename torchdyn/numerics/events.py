@@ -413,7 +413,7 @@ def _along(
 def _load_forward_rules():
     "PyTorch loads some of its rules on their first use, and is told off by itself for the way they are written."
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         import torch._decomp.decompositions_for_jvp
 
 
