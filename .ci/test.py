@@ -1,7 +1,7 @@
 """The test suite: the package is what the notebooks export, they are clean, and each of them runs.
 
     python .ci/test.py                              everything
-    python .ci/test.py nbs/02_steppers.ipynb        these notebooks only
+    python .ci/test.py nbs/numerics/05_steppers.ipynb        these notebooks only
     python .ci/test.py --flags slow                 also the cells marked `#| slow`
     python .ci/test.py --limit 600                  more CPU time for each notebook
 
@@ -41,12 +41,12 @@ QUIET = 60         # a log is told what runs when nothing else was printed for s
 
 
 def notebooks():
-    "Every notebook of the project; tutorials and large checks first, since they take longest."
+    "Every notebook of the project."
     def shown(path):
         return not any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts)
 
     found = filter(shown, (ROOT / "nbs").rglob("*.ipynb"))
-    return sorted(found, key=lambda path: (path.parent == ROOT / "nbs", path))
+    return sorted(found)
 
 
 def changes(command, folder, pattern):
@@ -86,9 +86,21 @@ def check_clean():
     return dirty and "\n".join(["not clean (run nbdev_clean):", *dirty])
 
 
+def check_text():
+    "ruff finds nothing, and its formatter changes nothing: ruff.toml says what is looked at."
+    program = Path(sys.executable).with_name("ruff")
+    found = []
+    for command in (["check", "--quiet", "--output-format", "concise"], ["format", "--check"]):
+        done = subprocess.run([program, *command, "nbs"], cwd=ROOT, text=True, capture_output=True)
+        if done.returncode:
+            found.append(done.stdout + done.stderr)
+    return "\n".join(found)
+
+
 CHECKS = {
     "torchdyn/ is what the notebooks export": check_package,
     "the notebooks are clean": check_clean,
+    "the text of the code is in order": check_text,
 }
 
 

@@ -15,21 +15,28 @@ from nbdev.config import get_config
 from pages import make_page, page_name
 
 HERE = Path(__file__).resolve().parent
-NUMBERED = {"Numerics": range(0, 20), "Models": range(20, 30), "Tools": range(30, 100)}  # library notebooks by their number
-FOLDERS = "Tutorials", "Verification", "Benchmarks"
+GROUPS = {  # folders of nbs/ in the order of the menu, and what it calls them
+    "tutorials": "Tutorials",
+    "numerics": "Numerics",
+    "core": "Models",
+    "nn": "Layers",
+    "models": "Architectures",
+    "tools": "Tools",
+    "compile": "Compiled solves",
+    "rooms": "What is public",
+    "verification": "Verification",
+    "benchmarks": "Benchmarks",
+}
 
 
 def group(path):
-    "The part of the sidebar that a notebook, given relative to nbs/, stands in; None for the front page."
-    if len(path.parts) > 1:
-        return path.parts[0].capitalize()
-    number = path.stem.partition("_")[0]
-    return next((name for name, numbers in NUMBERED.items() if number.isdigit() and int(number) in numbers), None)
+    "The part of the menu that a notebook, given relative to nbs/, stands in; None for the front page."
+    return GROUPS.get(path.parts[0], path.parts[0].capitalize()) if len(path.parts) > 1 else None
 
 
 def write_pages(stage, settings):
     "Write a page's notebook for each notebook, and copy what lies beside them; returns the sidebar."
-    sidebar = {name: [] for name in (None, *NUMBERED, *FOLDERS)}
+    sidebar = {name: [] for name in (None, *GROUPS.values())}
     for source in sorted(settings.nbs_path.rglob("*")):
         path = source.relative_to(settings.nbs_path)
         if not source.is_file() or any(part.startswith((".", "_")) for part in path.parts):

@@ -11,8 +11,40 @@ __all__ = ['DEFunc', 'NeuralDE', 'NeuralODE', 'ODEProblem', 'DepthCat', 'Bogacki
 # %% ../nbs/40_package.ipynb #b16e12b1
 from .core import DEFunc, NeuralDE, NeuralODE, ODEProblem
 from .nn import DepthCat
-from .numerics import (BogackiShampine32, DormandPrince45, Euler, Heun, Midpoint, Ralston, RungeKutta, RungeKutta2, RungeKutta4, SolverError, Status, Tsitouras45, odeint)
+from torchdyn.numerics import (
+    BogackiShampine32,
+    DormandPrince45,
+    Euler,
+    Heun,
+    Midpoint,
+    Ralston,
+    RungeKutta,
+    RungeKutta2,
+    RungeKutta4,
+    SolverError,
+    Status,
+    Tsitouras45,
+    odeint,
+)
 
 # %% ../nbs/40_package.ipynb #0ec6236c
-_all_ = ["DEFunc", "NeuralDE", "NeuralODE", "ODEProblem", "DepthCat", "BogackiShampine32", "DormandPrince45", "Euler", "Heun", "Midpoint", "Ralston", "RungeKutta",
-         "RungeKutta2", "RungeKutta4", "SolverError", "Status", "Tsitouras45", "odeint"]
+_all_ = [
+    "DEFunc",
+    "NeuralDE",
+    "NeuralODE",
+    "ODEProblem",
+    "DepthCat",
+    "BogackiShampine32",
+    "DormandPrince45",
+    "Euler",
+    "Heun",
+    "Midpoint",
+    "Ralston",
+    "RungeKutta",
+    "RungeKutta2",
+    "RungeKutta4",
+    "SolverError",
+    "Status",
+    "Tsitouras45",
+    "odeint",
+]

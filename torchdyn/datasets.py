@@ -27,6 +27,7 @@ def _fresh(generator):
         generator.seed()
     return generator
 
+
 def _rand(draw, generator, *shape):
     "Numbers from `draw` (`torch.rand`, `torch.randn`) in float64, on the generator's device."
     return draw(*shape, generator=generator, dtype=torch.float64, device=generator.device)
@@ -34,8 +35,9 @@ def _rand(draw, generator, *shape):
 # %% ../nbs/30_datasets.ipynb #6bd2979b
 def _finish(X, y, noise, generator, dtype, device):
     "Add noise of standard deviation `noise` to the points, shuffle the rows, cast and move."
-    noise = 0. if noise is None else float(noise)
-    if noise < 0: raise ValueError(f"noise is a standard deviation and must not be negative, got {noise}")
+    noise = 0.0 if noise is None else float(noise)
+    if noise < 0:
+        raise ValueError(f"noise is a standard deviation and must not be negative, got {noise}")
     X = X + noise * _rand(torch.randn, generator, *X.shape)
     order = torch.randperm(len(X), generator=generator, device=generator.device)
     return X[order].to(device=device, dtype=dtype), y[order].to(device=device)
@@ -43,37 +45,44 @@ def _finish(X, y, noise, generator, dtype, device):
 # %% ../nbs/30_datasets.ipynb #6b5ce67d
 def _polar(radius, angle, dim=2):
     "Points `[N, dim]` at `radius` and `angle` in the plane of the first two coordinates."
-    if dim < 2: raise ValueError(f"dim must be at least 2, got {dim}")
+    if dim < 2:
+        raise ValueError(f"dim must be at least 2, got {dim}")
     X = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
     return torch.nn.functional.pad(X, (0, dim - 2))
 
 # %% ../nbs/30_datasets.ipynb #09fc7e46
 def moons(
-    n_samples=512, # number of points
-    noise=.1, # standard deviation of the noise on each coordinate
-    generator=None, # `torch.Generator`; a fresh one when None
+    n_samples=512,  # number of points
+    noise=0.1,  # standard deviation of the noise on each coordinate
+    generator=None,  # `torch.Generator`; a fresh one when None
     *,
-    dtype=torch.float32, # dtype of the points
-    device=None, # device of the result; the generator's when None
-) -> tuple[Tensor, Tensor]: # points `[N, 2]` and labels `[N]`: 0 upper moon, 1 lower moon
+    dtype=torch.float32,  # dtype of the points
+    device=None,  # device of the result; the generator's when None
+) -> tuple[Tensor, Tensor]:  # points `[N, 2]` and labels `[N]`: 0 upper moon, 1 lower moon
     "Two interleaved half circles, at evenly spaced angles."
     g = _fresh(generator)
     y = _labels(n_samples, 2, g)
-    angle = torch.cat([torch.linspace(0, math.pi, n, dtype=torch.float64) for n in y.bincount(minlength=2).tolist()])
-    upper = _polar(1., angle.to(y.device))
-    lower = upper.new_tensor([1., .5]) - upper
+    angle = torch.cat(
+        [
+            torch.linspace(0, math.pi, n, dtype=torch.float64)
+            for n in y.bincount(minlength=2).tolist()
+        ]
+    )
+    upper = _polar(1.0, angle.to(y.device))
+    lower = upper.new_tensor([1.0, 0.5]) - upper
     return _finish(torch.where(y[:, None] == 0, upper, lower), y, noise, g, dtype, device)
 
 # %% ../nbs/30_datasets.ipynb #d436d30c
 def spirals(
-    n_samples=512, # number of points
-    noise=.4, # standard deviation of the noise on each coordinate
-    generator=None, # `torch.Generator`; a fresh one when None
+    n_samples=512,  # number of points
+    noise=0.4,  # standard deviation of the noise on each coordinate
+    generator=None,  # `torch.Generator`; a fresh one when None
     *,
-    dtype=torch.float32, # dtype of the points
-    device=None, # device of the result; the generator's when None
-) -> tuple[Tensor, Tensor]: # points `[N, 2]` and labels `[N]`, one for each arm
-    "Two arms of an Archimedean spiral, radius equal to angle, up to 780 degrees; the arms are pi apart."
+    dtype=torch.float32,  # dtype of the points
+    device=None,  # device of the result; the generator's when None
+) -> tuple[Tensor, Tensor]:  # points `[N, 2]` and labels `[N]`, one for each arm
+    """Two arms of an Archimedean spiral, radius equal to angle, up to 780 degrees; the arms are pi
+    apart."""
     g = _fresh(generator)
     y = _labels(n_samples, 2, g)
     angle = math.radians(780) * _rand(torch.rand, g, len(y)).sqrt()
@@ -81,16 +90,16 @@ def spirals(
 
 # %% ../nbs/30_datasets.ipynb #28aea030
 def spheres(
-    n_samples=512, # number of points
-    noise=.05, # standard deviation of the noise on each coordinate
-    generator=None, # `torch.Generator`; a fresh one when None
+    n_samples=512,  # number of points
+    noise=0.05,  # standard deviation of the noise on each coordinate
+    generator=None,  # `torch.Generator`; a fresh one when None
     *,
-    dim=2, # dimension D of the space
-    inner_radius=.5, # radius of the sphere labelled 1
-    outer_radius=1., # radius of the sphere labelled 0
-    dtype=torch.float32, # dtype of the points
-    device=None, # device of the result; the generator's when None
-) -> tuple[Tensor, Tensor]: # points `[N, D]` and labels `[N]`: 0 outer, 1 inner
+    dim=2,  # dimension D of the space
+    inner_radius=0.5,  # radius of the sphere labelled 1
+    outer_radius=1.0,  # radius of the sphere labelled 0
+    dtype=torch.float32,  # dtype of the points
+    device=None,  # device of the result; the generator's when None
+) -> tuple[Tensor, Tensor]:  # points `[N, D]` and labels `[N]`: 0 outer, 1 inner
     "Two concentric spheres, uniformly covered; circles for `dim=2`."
     g = _fresh(generator)
     y = _labels(n_samples, 2, g)
@@ -100,39 +109,41 @@ def spheres(
 
 # %% ../nbs/30_datasets.ipynb #e8fab1f8
 def gaussians(
-    n_samples=512, # number of points, over all components
-    noise=0., # standard deviation of further noise on each coordinate
-    generator=None, # `torch.Generator`; a fresh one when None
+    n_samples=512,  # number of points, over all components
+    noise=0.0,  # standard deviation of further noise on each coordinate
+    generator=None,  # `torch.Generator`; a fresh one when None
     *,
-    n_gaussians=7, # number of components
-    dim=2, # dimension D; the centres lie in the plane of the first two coordinates
-    radius=.5, # radius of the ring
-    std_gaussians=.1, # standard deviation of each component
-    dtype=torch.float32, # dtype of the points
-    device=None, # device of the result; the generator's when None
-) -> tuple[Tensor, Tensor]: # points `[N, D]` and labels `[N]`, the index of the component
+    n_gaussians=7,  # number of components
+    dim=2,  # dimension D; the centres lie in the plane of the first two coordinates
+    radius=0.5,  # radius of the ring
+    std_gaussians=0.1,  # standard deviation of each component
+    dtype=torch.float32,  # dtype of the points
+    device=None,  # device of the result; the generator's when None
+) -> tuple[Tensor, Tensor]:  # points `[N, D]` and labels `[N]`, the index of the component
     "Equal Gaussians, evenly spaced on a ring."
     g = _fresh(generator)
     y = _labels(n_samples, n_gaussians, g)
     centre = _polar(radius, 2 * math.pi * y.double() / n_gaussians, dim)
-    return _finish(centre + std_gaussians * _rand(torch.randn, g, *centre.shape), y, noise, g, dtype, device)
+    return _finish(
+        centre + std_gaussians * _rand(torch.randn, g, *centre.shape), y, noise, g, dtype, device
+    )
 
 # %% ../nbs/30_datasets.ipynb #98b68da6
 def gaussians_spiral(
-    n_samples=512, # number of points, over all components
-    noise=0., # standard deviation of further noise on each coordinate
-    generator=None, # `torch.Generator`; a fresh one when None
+    n_samples=512,  # number of points, over all components
+    noise=0.0,  # standard deviation of further noise on each coordinate
+    generator=None,  # `torch.Generator`; a fresh one when None
     *,
-    n_gaussians=7, # number of components
-    n_gaussians_per_loop=4, # components in one turn of the spiral
-    dim=2, # dimension D; the centres lie in the plane of the first two coordinates
-    radius_start=1., # radius at the first component
-    radius_end=.2, # radius at the last component
-    std_gaussians_start=.3, # standard deviation of the first component
-    std_gaussians_end=.1, # standard deviation of the last component
-    dtype=torch.float32, # dtype of the points
-    device=None, # device of the result; the generator's when None
-) -> tuple[Tensor, Tensor]: # points `[N, D]` and labels `[N]`, the index of the component
+    n_gaussians=7,  # number of components
+    n_gaussians_per_loop=4,  # components in one turn of the spiral
+    dim=2,  # dimension D; the centres lie in the plane of the first two coordinates
+    radius_start=1.0,  # radius at the first component
+    radius_end=0.2,  # radius at the last component
+    std_gaussians_start=0.3,  # standard deviation of the first component
+    std_gaussians_end=0.1,  # standard deviation of the last component
+    dtype=torch.float32,  # dtype of the points
+    device=None,  # device of the result; the generator's when None
+) -> tuple[Tensor, Tensor]:  # points `[N, D]` and labels `[N]`, the index of the component
     "Gaussians along a spiral, from wide on the outside to narrow on the inside."
     g = _fresh(generator)
     y = _labels(n_samples, n_gaussians, g)
@@ -140,80 +151,116 @@ def gaussians_spiral(
     radius = radius_start + (radius_end - radius_start) * along
     std = std_gaussians_start + (std_gaussians_end - std_gaussians_start) * along
     centre = _polar(radius, 2 * math.pi * y.double() / n_gaussians_per_loop, dim)
-    return _finish(centre + std[:, None] * _rand(torch.randn, g, *centre.shape), y, noise, g, dtype, device)
+    return _finish(
+        centre + std[:, None] * _rand(torch.randn, g, *centre.shape), y, noise, g, dtype, device
+    )
 
 # %% ../nbs/30_datasets.ipynb #0dcfb82c
 def _cycle_radius(t):
     "Radius at time `t` of a trajectory of r' = r (1 - r^2) that starts at 2."
-    return (1 - .75 * torch.exp(-2 * t)).rsqrt()
+    return (1 - 0.75 * torch.exp(-2 * t)).rsqrt()
+
 
 def diffeqml(
-    n_samples=512, # number of points
-    noise=.01, # standard deviation of the noise on each coordinate
-    generator=None, # `torch.Generator`; a fresh one when None
+    n_samples=512,  # number of points
+    noise=0.01,  # standard deviation of the noise on each coordinate
+    generator=None,  # `torch.Generator`; a fresh one when None
     *,
-    dtype=torch.float32, # dtype of the points
-    device=None, # device of the result; the generator's when None
-) -> tuple[Tensor, Tensor]: # points `[N, 2]` and labels `[N]`: 0, 1, 2 the trajectories, 3 the circle
+    dtype=torch.float32,  # dtype of the points
+    device=None,  # device of the result; the generator's when None
+    # points `[N, 2]` and labels `[N]`: 0, 1, 2 the trajectories, 3 the circle
+) -> tuple[Tensor, Tensor]:
     "Three trajectories spiralling onto a limit cycle, and the circle of radius 2 they start from."
     g = _fresh(generator)
     y = _labels(n_samples, 5, g).clamp(max=3)
     u = _rand(torch.rand, g, len(y))
-    start = torch.tensor([math.pi / 2, math.atan2(-1.2, -1.6), math.atan2(-1.2, 1.6), 0.], dtype=u.dtype, device=u.device)[y]
-    radius = torch.where(y < 3, _cycle_radius(3.2 * u), 2.)
+    start = torch.tensor(
+        [math.pi / 2, math.atan2(-1.2, -1.6), math.atan2(-1.2, 1.6), 0.0],
+        dtype=u.dtype,
+        device=u.device,
+    )[y]
+    radius = torch.where(y < 3, _cycle_radius(3.2 * u), 2.0)
     angle = start + torch.where(y < 3, 3.2 * u, 2 * math.pi * u)
     return _finish(_polar(radius, angle), y, noise, g, dtype, device)
 
 # %% ../nbs/30_datasets.ipynb #6dee211a
-_toy_sets = dict(moons=moons, spirals=spirals, spheres=spheres, gaussians=gaussians, gaussians_spiral=gaussians_spiral, diffeqml=diffeqml)
+_toy_sets = dict(
+    moons=moons,
+    spirals=spirals,
+    spheres=spheres,
+    gaussians=gaussians,
+    gaussians_spiral=gaussians_spiral,
+    diffeqml=diffeqml,
+)
+
 
 class ToyDataset:
     "The six toy sets by name."
-    def generate(self,
-        n_samples=512, # number of points
-        dataset_type='moons', # one of the six names
+
+    def generate(
+        self,
+        n_samples=512,  # number of points
+        dataset_type="moons",  # one of the six names
         *,
-        seed=None, # an integer: the same seed, the same data
-        generator=None, # a `torch.Generator`, instead of `seed`
-        **kwargs, # `noise`, `dtype`, `device` and what the set itself takes
-    ) -> tuple[Tensor, Tensor]: # points `[N, D]` and long labels `[N]`
+        seed=None,  # an integer: the same seed, the same data
+        generator=None,  # a `torch.Generator`, instead of `seed`
+        **kwargs,  # `noise`, `dtype`, `device` and what the set itself takes
+    ) -> tuple[Tensor, Tensor]:  # points `[N, D]` and long labels `[N]`
         "Draw a set. Raises `ValueError` for an unknown name, listing the known ones."
         if dataset_type not in _toy_sets:
-            raise ValueError(f"unknown dataset_type {dataset_type!r}; known are {', '.join(map(repr, _toy_sets))}")
+            raise ValueError(
+                f"unknown dataset_type {dataset_type!r}; known are "
+                f"{', '.join(map(repr, _toy_sets))}"
+            )
         if seed is not None:
-            if generator is not None: raise ValueError("give seed or generator, not both")
+            if generator is not None:
+                raise ValueError("give seed or generator, not both")
             generator = torch.Generator().manual_seed(seed)
         return _toy_sets[dataset_type](n_samples, generator=generator, **kwargs)
 
 # %% ../nbs/30_datasets.ipynb #17ac51d6
-generate_moons, generate_spirals, generate_concentric_spheres = moons, spirals, spheres
-generate_gaussians, generate_gaussians_spiral, generate_diffeqml = gaussians, gaussians_spiral, diffeqml
+generate_moons = moons
+generate_spirals = spirals
+generate_concentric_spheres = spheres
+generate_gaussians = gaussians
+generate_gaussians_spiral = gaussians_spiral
+generate_diffeqml = diffeqml
 
 # %% ../nbs/30_datasets.ipynb #d08fa758
 def _split(y, test_size, generator):
     "Indices of a stratified split of labels `y`: train, test."
-    train, test = [], []
+    train = []
+    test = []
     for c in y.unique():
         index = (y == c).nonzero().squeeze(1)
         index = index[torch.randperm(len(index), generator=generator)]
         n = round(test_size * len(index))
-        test.append(index[:n]); train.append(index[n:])
-    return [i[torch.randperm(len(i), generator=generator)] for i in (torch.cat(train), torch.cat(test))]
+        test.append(index[:n])
+        train.append(index[n:])
+    return [
+        i[torch.randperm(len(i), generator=generator)] for i in (torch.cat(train), torch.cat(test))
+    ]
 
 # %% ../nbs/30_datasets.ipynb #5a2c1139
 def digits(
-    test_size=.25, # share of each digit held out, between 0 and 1
-    seed=0, # seed of the split
+    test_size=0.25,  # share of each digit held out, between 0 and 1
+    seed=0,  # seed of the split
     *,
-    dtype=torch.float32, # dtype of the images
-    device=None, # device of the tensors
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]: # `(X, y)` for training and `(X, y)` held out: images `[N, 1, 8, 8]` in [0, 1], long labels `[N]`
-    "scikit-learn's 1797 real handwritten digits in a stratified split. Needs `torchdyn[tutorials]`."
-    try: from sklearn.datasets import load_digits
+    dtype=torch.float32,  # dtype of the images
+    device=None,  # device of the tensors
+    # `(X, y)` for training and `(X, y)` held out: images `[N, 1, 8, 8]` in [0, 1], long labels
+    # `[N]`
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """scikit-learn's 1797 real handwritten digits in a stratified split. Needs
+    `torchdyn[tutorials]`."""
+    try:
+        from sklearn.datasets import load_digits
     except ImportError as e:
         raise ImportError('digits needs scikit-learn: pip install "torchdyn[tutorials]"') from e
-    if not 0 < test_size < 1: raise ValueError(f"test_size is a share between 0 and 1, got {test_size}")
+    if not 0 < test_size < 1:
+        raise ValueError(f"test_size is a share between 0 and 1, got {test_size}")
     data = load_digits()
-    X, y = torch.from_numpy(data.images)[:, None] / 16, torch.from_numpy(data.target).long()
+    X = torch.from_numpy(data.images)[:, None] / 16
+    y = torch.from_numpy(data.target).long()
     parts = _split(y, test_size, torch.Generator().manual_seed(seed))
     return tuple((X[i].to(device=device, dtype=dtype), y[i].to(device=device)) for i in parts)

@@ -11,7 +11,7 @@ import sys
 from typing import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_map
 
 from .core.neuralde import ODEProblem, states_alone
@@ -19,19 +19,24 @@ from .numerics.states import Solution
 
 # %% ../nbs/31_learners.ipynb #340eaeb7
 def _find_lightning():
-    for name in sorted(("pytorch_lightning", "lightning.pytorch"), key=lambda name: sys.modules.get(name) is None):
+    for name in sorted(
+        ("pytorch_lightning", "lightning.pytorch"), key=lambda name: sys.modules.get(name) is None
+    ):
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as e:
-            if e.name.split(".")[0] != name.split(".")[0]:     # it is there, and lacks something else
+            # it is there, and lacks something else
+            if e.name.split(".")[0] != name.split(".")[0]:
                 raise
     raise ImportError('learners need Lightning: pip install "torchdyn[lightning]"')
+
 
 _lightning = _find_lightning()
 
 # %% ../nbs/31_learners.ipynb #a0261999
 class _Evaluations:
     "Counts the evaluations of the fields in a model."
+
     def __init__(self, model):
         self.vfs = {m.vf for m in model.modules() if isinstance(m, ODEProblem)}
         self.start()
@@ -41,23 +46,37 @@ class _Evaluations:
 
     def since(self) -> int:
         "How many there were since `start`, or since somebody set the counter back."
-        return sum(vf.nfe - before if vf.nfe >= before else vf.nfe for vf, before in self.before.items())
+        return sum(
+            vf.nfe - before if vf.nfe >= before else vf.nfe for vf, before in self.before.items()
+        )
 
 # %% ../nbs/31_learners.ipynb #c8ba6f0d
 class Learner(_lightning.LightningModule):
-    "A model with its loss and optimizer, as Lightning's `Trainer` takes them. A batch is `(x, y)` unless `step` says otherwise."
-    def __init__(self,
-        model: nn.Module,                     # anything that maps `x` to a prediction
+    """A model with its loss and optimizer, as Lightning's `Trainer` takes them. A batch is `(x, y)`
+    unless `step` says otherwise."""
+
+    def __init__(
+        self,
+        model: nn.Module,  # anything that maps `x` to a prediction
         loss: Callable = nn.functional.cross_entropy,  # `loss(prediction, y)`
-        optimizer: Callable = torch.optim.Adam,        # `optimizer(parameters, lr=lr)`
-        lr: float = 1e-3,                     # learning rate
-        scheduler: Callable | None = None,    # `scheduler(optimizer)`, stepped after every batch; may give a dict as in Lightning
-        metrics: dict | None = None,          # name: `metric(prediction, y)`
-        step: Callable | None = None,         # `step(model, batch)`, the loss, or a dict of it as 'loss' and of more to log; instead of `loss` and `metrics`
+        optimizer: Callable = torch.optim.Adam,  # `optimizer(parameters, lr=lr)`
+        lr: float = 1e-3,  # learning rate
+        # `scheduler(optimizer)`, stepped after every batch; may give a dict as in Lightning
+        scheduler: Callable | None = None,
+        metrics: dict | None = None,  # name: `metric(prediction, y)`
+        # `step(model, batch)`, the loss, or a dict of it as 'loss' and of more to log; instead of
+        # `loss` and `metrics`
+        step: Callable | None = None,
     ):
         super().__init__()
-        self.model, self.loss, self.metrics, self.step = model, loss, metrics or {}, step
-        self.optimizer, self.lr, self.scheduler, self._evaluations = optimizer, lr, scheduler, None
+        self.model = model
+        self.loss = loss
+        self.metrics = metrics or {}
+        self.step = step
+        self.optimizer = optimizer
+        self.lr = lr
+        self.scheduler = scheduler
+        self._evaluations = None
 
     def forward(self, x):
         "The prediction; where the model gives a whole `Solution`, its last state."
@@ -68,22 +87,40 @@ class Learner(_lightning.LightningModule):
         values = (self.step or _supervised(self))(self.model, batch)
         values = values if isinstance(values, dict) else {"loss": values}
         training = stage == "train"
-        self.log_dict({f"{stage}_{name}": v for name, v in values.items()}, prog_bar=True, on_step=training, on_epoch=not training, sync_dist=not training)
+        self.log_dict(
+            {f"{stage}_{name}": v for name, v in values.items()},
+            prog_bar=True,
+            on_step=training,
+            on_epoch=not training,
+            sync_dist=not training,
+        )
         return values["loss"]
 
     def training_step(self, batch, batch_idx=0):
-        if self._evaluations: self._evaluations.start()
+        if self._evaluations:
+            self._evaluations.start()
         return self._evaluate(batch, "train")
 
-    def validation_step(self, batch, batch_idx=0, dataloader_idx=0): self._evaluate(batch, "val")
-    def test_step(self, batch, batch_idx=0, dataloader_idx=0): self._evaluate(batch, "test")
-    def predict_step(self, batch, batch_idx=0, dataloader_idx=0): return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    def validation_step(self, batch, batch_idx=0, dataloader_idx=0):
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch, batch_idx=0, dataloader_idx=0):
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch, batch_idx=0, dataloader_idx=0):
+        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
     def configure_optimizers(self):
         optimizer = self.optimizer(self.parameters(), lr=self.lr)
-        if self.scheduler is None: return optimizer
+        if self.scheduler is None:
+            return optimizer
         scheduler = self.scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler if isinstance(scheduler, dict) else {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": scheduler
+            if isinstance(scheduler, dict)
+            else {"scheduler": scheduler, "interval": "step"},
+        }
 
     def on_fit_start(self):
         self._evaluations = _Evaluations(self.model)
@@ -106,7 +143,15 @@ class Learner(_lightning.LightningModule):
 def _supervised(learner):
     def step(model, batch):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(f"a batch must be (x, y), got {type(batch).__name__}{f' of {len(batch)}' if isinstance(batch, (tuple, list)) else ''}: for anything else give Learner a step(model, batch)")
+            size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+            raise ValueError(
+                f"a batch must be (x, y), got {type(batch).__name__}{size}: "
+                "for anything else give Learner a step(model, batch)"
+            )
         prediction = learner(batch[0])
-        return {"loss": learner.loss(prediction, batch[1]), **{name: metric(prediction, batch[1]) for name, metric in learner.metrics.items()}}
+        return {
+            "loss": learner.loss(prediction, batch[1]),
+            **{name: metric(prediction, batch[1]) for name, metric in learner.metrics.items()},
+        }
+
     return step

@@ -18,7 +18,19 @@ from torch import nn
 from .numerics.states import VectorField
 
 # %% ../nbs/32_plotting.ipynb #61cc35b6
-palette = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442', '#000000', '#5E158D', '#8B5A2B')
+palette = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#000000",
+    "#5E158D",
+    "#8B5A2B",
+)
+
 
 def _color(c):
     "The palette's colour of class `c`; after ten it begins again."
@@ -26,24 +38,32 @@ def _color(c):
 
 # %% ../nbs/32_plotting.ipynb #84ec5f17
 def _array(x):
-    "A NumPy array of float64 from a tensor (any device, with or without a graph), an array or a list."
-    return torch.as_tensor(x).detach().to('cpu', torch.float64).numpy()
+    """A NumPy array of float64 from a tensor (any device, with or without a graph), an array or a
+    list."""
+    return torch.as_tensor(x).detach().to("cpu", torch.float64).numpy()
+
 
 def _pyplot():
-    try: import matplotlib.pyplot as plt
-    except ImportError as e: raise ImportError('drawing needs matplotlib: pip install "torchdyn[plot]"') from e
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as e:
+        raise ImportError('drawing needs matplotlib: pip install "torchdyn[plot]"') from e
     return plt
 
 # %% ../nbs/32_plotting.ipynb #9294320e
 def _axes(ax, figsize, projection=None):
     "The axes given, or those of a new figure."
-    if ax is not None: return ax
-    return _pyplot().figure(figsize=figsize, layout='constrained').add_subplot(projection=projection)
+    if ax is not None:
+        return ax
+    return (
+        _pyplot().figure(figsize=figsize, layout="constrained").add_subplot(projection=projection)
+    )
+
 
 def _label(ax, **names):
     "Set axis labels (`x=`, `y=`) and remove the top and right spines."
-    ax.set(**{f'{k}label': v for k, v in names.items()})
-    ax.spines[['top', 'right']].set_visible(False)
+    ax.set(**{f"{k}label": v for k, v in names.items()})
+    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 # %% ../nbs/32_plotting.ipynb #04131b4b
@@ -51,277 +71,361 @@ def _trajectories(trajectory, y, n, dim=None):
     "Trajectories `[T, B, D]` and classes `[B]` as arrays, the first `n` of them."
     x = _array(trajectory)
     if x.ndim != 3 or dim not in (None, x.shape[2]):
-        raise ValueError(f"a trajectory has shape [T, B, {dim or 'D'}], got {list(x.shape)}: pick coordinates with trajectory[..., :2], add a batch with trajectory[:, None]")
+        raise ValueError(
+            f"a trajectory has shape [T, B, {dim or 'D'}], got {list(x.shape)}: pick "
+            "coordinates with trajectory[..., :2], add a batch with trajectory[:, "
+            "None]"
+        )
     y = _array(torch.zeros(x.shape[1]) if y is None else y).reshape(-1).astype(int)
-    if len(y) < x.shape[1] and (n is None or len(y) < n): raise ValueError(f"{x.shape[1]} trajectories but {len(y)} labels")
+    if len(y) < x.shape[1] and (n is None or len(y) < n):
+        raise ValueError(f"{x.shape[1]} trajectories but {len(y)} labels")
     n = x.shape[1] if n is None else min(n, x.shape[1])
     return x[:, :n], y[:n]
 
 # %% ../nbs/32_plotting.ipynb #1348c5d7
 def depth_flow(
-    t, # depths `[T]`
-    trajectory, # states `[T, B, D]`
-    y=None, # classes `[B]`, for colours
-    ax=None, # D axes (one alone if D is 1); new ones side by side when None
+    t,  # depths `[T]`
+    trajectory,  # states `[T, B, D]`
+    y=None,  # classes `[B]`, for colours
+    ax=None,  # D axes (one alone if D is 1); new ones side by side when None
     *,
-    n=None, # draw the first `n` trajectories only
-    alpha=.4, # opacity of a line
-): # array `[D]` of axes
-    "Each coordinate of each trajectory against depth. Raises `ValueError` for shapes or axes that do not fit."
+    n=None,  # draw the first `n` trajectories only
+    alpha=0.4,  # opacity of a line
+):  # array `[D]` of axes
+    """Each coordinate of each trajectory against depth. Raises `ValueError` for shapes or axes that
+    do not fit."""
     t, (x, y) = _array(t), _trajectories(trajectory, y, n)
     D = x.shape[2]
-    if ax is None: ax = _pyplot().subplots(1, D, figsize=(3.5 * D, 2.4), layout='constrained', squeeze=False)[1]
+    if ax is None:
+        ax = _pyplot().subplots(1, D, figsize=(3.5 * D, 2.4), layout="constrained", squeeze=False)[
+            1
+        ]
     axes = np.ravel(ax)
-    if len(axes) != D: raise ValueError(f"{D} coordinates need {D} axes, got {len(axes)}")
+    if len(axes) != D:
+        raise ValueError(f"{D} coordinates need {D} axes, got {len(axes)}")
     for d, a in enumerate(axes):
-        for i, c in enumerate(y): a.plot(t, x[:, i, d], color=_color(c), alpha=alpha, lw=1)
-        _label(a, x='depth $t$', y=f'$x_{{{d + 1}}}(t)$')
+        for i, c in enumerate(y):
+            a.plot(t, x[:, i, d], color=_color(c), alpha=alpha, lw=1)
+        _label(a, x="depth $t$", y=f"$x_{{{d + 1}}}(t)$")
     return axes
 
 # %% ../nbs/32_plotting.ipynb #8d644f29
 def flow_2d(
-    trajectory, # states `[T, B, 2]`
-    y=None, # classes `[B]`, for colours
-    ax=None, # axes to draw into
+    trajectory,  # states `[T, B, 2]`
+    y=None,  # classes `[B]`, for colours
+    ax=None,  # axes to draw into
     *,
-    n=None, # draw the first `n` trajectories only
-    alpha=.4, # opacity of a line
-    size=12, # area of the markers, in points squared; 0 for none
-): # the axes
+    n=None,  # draw the first `n` trajectories only
+    alpha=0.4,  # opacity of a line
+    size=12,  # area of the markers, in points squared; 0 for none
+):  # the axes
     "Trajectories in the plane, from an open circle to a filled one."
     x, y = _trajectories(trajectory, y, n, dim=2)
     ax = _axes(ax, (4, 4))
-    for i, c in enumerate(y): ax.plot(*x[:, i].T, color=_color(c), alpha=alpha, lw=1)
+    for i, c in enumerate(y):
+        ax.plot(*x[:, i].T, color=_color(c), alpha=alpha, lw=1)
     if size:
         colors = [_color(c) for c in y]
-        ax.scatter(*x[0].T, s=size, facecolors='white', edgecolors=colors, linewidths=.8, zorder=3)
+        ax.scatter(*x[0].T, s=size, facecolors="white", edgecolors=colors, linewidths=0.8, zorder=3)
         ax.scatter(*x[-1].T, s=size, color=colors, linewidths=0, zorder=3)
-    return _label(ax, x='$x_1$', y='$x_2$')
+    return _label(ax, x="$x_1$", y="$x_2$")
 
 # %% ../nbs/32_plotting.ipynb #5a30bba7
 def _space(ax, x, y, z):
     "Labels and clear walls for axes in space."
     ax.set(xlabel=x, ylabel=y, zlabel=z)
-    for axis in (ax.xaxis, ax.yaxis, ax.zaxis): axis.set_pane_color((1., 1., 1., 0.))
+    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+        axis.set_pane_color((1.0, 1.0, 1.0, 0.0))
     return ax
 
 # %% ../nbs/32_plotting.ipynb #2e8340f6
 def space_depth_3d(
-    t, # depths `[T]`
-    trajectory, # states `[T, B, 2]`
-    y=None, # classes `[B]`, for colours
-    ax=None, # axes with `projection='3d'`
+    t,  # depths `[T]`
+    trajectory,  # states `[T, B, 2]`
+    y=None,  # classes `[B]`, for colours
+    ax=None,  # axes with `projection='3d'`
     *,
-    n=None, # draw the first `n` trajectories only
-    alpha=.4, # opacity of a line
-): # the axes
+    n=None,  # draw the first `n` trajectories only
+    alpha=0.4,  # opacity of a line
+):  # the axes
     "Trajectories of a planar flow as curves in depth and plane."
     t, (x, y) = _array(t), _trajectories(trajectory, y, n, dim=2)
-    ax = _axes(ax, (5, 4), '3d')
-    for i, c in enumerate(y): ax.plot(t, *x[:, i].T, color=_color(c), alpha=alpha, lw=1)
-    return _space(ax, 'depth $t$', '$x_1$', '$x_2$')
+    ax = _axes(ax, (5, 4), "3d")
+    for i, c in enumerate(y):
+        ax.plot(t, *x[:, i].T, color=_color(c), alpha=alpha, lw=1)
+    return _space(ax, "depth $t$", "$x_1$", "$x_2$")
 
 # %% ../nbs/32_plotting.ipynb #1b397418
 def scatter(
-    X, # points `[N, 2]` or `[N, 3]`
-    y=None, # classes `[N]`, for colours
-    ax=None, # axes to draw into, with `projection='3d'` for points in space
+    X,  # points `[N, 2]` or `[N, 3]`
+    y=None,  # classes `[N]`, for colours
+    ax=None,  # axes to draw into, with `projection='3d'` for points in space
     *,
-    size=9, # area of a point, in points squared
-    alpha=.8, # opacity of a point
-): # the axes
+    size=9,  # area of a point, in points squared
+    alpha=0.8,  # opacity of a point
+):  # the axes
     "Points in the plane or in space, coloured by class."
     X = _array(X)
-    if X.ndim != 2 or X.shape[1] not in (2, 3): raise ValueError(f"points have shape [N, 2] or [N, 3], got {list(X.shape)}")
+    if X.ndim != 2 or X.shape[1] not in (2, 3):
+        raise ValueError(f"points have shape [N, 2] or [N, 3], got {list(X.shape)}")
     y = _array(torch.zeros(len(X)) if y is None else y).reshape(-1).astype(int)
     flat = X.shape[1] == 2
-    ax = _axes(ax, (4, 4), None if flat else '3d')
-    for c in np.unique(y): ax.scatter(*X[y == c].T, s=size, color=_color(c), alpha=alpha, linewidths=0, label=f'class {c}')
-    return _label(ax, x='$x_1$', y='$x_2$') if flat else _space(ax, '$x_1$', '$x_2$', '$x_3$')
+    ax = _axes(ax, (4, 4), None if flat else "3d")
+    for c in np.unique(y):
+        ax.scatter(
+            *X[y == c].T, s=size, color=_color(c), alpha=alpha, linewidths=0, label=f"class {c}"
+        )
+    return _label(ax, x="$x_1$", y="$x_2$") if flat else _space(ax, "$x_1$", "$x_2$", "$x_3$")
 
 # %% ../nbs/32_plotting.ipynb #e3ff6689
-def _module(f): return f.f if isinstance(f, VectorField) else f
+def _module(f):
+    return f.f if isinstance(f, VectorField) else f
+
 
 def _like(f):
-    "dtype and device of a module's first real parameter or buffer; torch's defaults for a function."
+    """dtype and device of a module's first real parameter or buffer; torch's defaults for a
+    function."""
     f = _module(f)
     tensors = chain(f.parameters(), f.buffers()) if isinstance(f, nn.Module) else ()
     for p in tensors:
-        if p.is_floating_point(): return dict(dtype=p.dtype, device=p.device)
+        if p.is_floating_point():
+            return dict(dtype=p.dtype, device=p.device)
     return {}
 
 # %% ../nbs/32_plotting.ipynb #b203b77d
 @contextlib.contextmanager
 def _evaluating(f):
     "Evaluation mode inside, the mode of each submodule as it was afterwards."
-    modes = {m: m.training for m in _module(f).modules()} if isinstance(_module(f), nn.Module) else {}
+    modes = (
+        {m: m.training for m in _module(f).modules()} if isinstance(_module(f), nn.Module) else {}
+    )
     try:
-        for m in modes: m.training = False
+        for m in modes:
+            m.training = False
         yield
     finally:
-        for m, mode in modes.items(): m.training = mode
+        for m, mode in modes.items():
+            m.training = mode
 
 # %% ../nbs/32_plotting.ipynb #8141c32f
 def _grid(xlim, ylim, n):
-    "Axes `[n]`, `[n]` of a grid in float64 and its points `[n * n, 2]`, the first coordinate running fastest."
+    """Axes `[n]`, `[n]` of a grid in float64 and its points `[n * n, 2]`, the first coordinate
+    running fastest."""
     xs, ys = (torch.linspace(float(a), float(b), n, dtype=torch.float64) for a, b in (xlim, ylim))
-    Y, X = torch.meshgrid(ys, xs, indexing='ij')
+    Y, X = torch.meshgrid(ys, xs, indexing="ij")
     return xs.numpy(), ys.numpy(), torch.stack([X.reshape(-1), Y.reshape(-1)], 1)
+
 
 def _slopes(f, t, points, shape):
     "Components of the field at the points, arrays of the given shape."
-    with _evaluating(f): dx = VectorField(f)(t, points.to(**{'dtype': torch.get_default_dtype(), **_like(f)}))
+    with _evaluating(f):
+        dx = VectorField(f)(t, points.to(**{"dtype": torch.get_default_dtype(), **_like(f)}))
     return [_array(c).reshape(shape) for c in dx.unbind(-1)]
 
 # %% ../nbs/32_plotting.ipynb #90e3990a
 def vector_field(
-    f, # planar field `f(x)` or `f(t, x)` on states `[N, 2]`
-    xlim=(-2., 2.), # range of the first coordinate
-    ylim=(-2., 2.), # range of the second
-    t=0., # time at which to look
-    ax=None, # axes to draw into
+    f,  # planar field `f(x)` or `f(t, x)` on states `[N, 2]`
+    xlim=(-2.0, 2.0),  # range of the first coordinate
+    ylim=(-2.0, 2.0),  # range of the second
+    t=0.0,  # time at which to look
+    ax=None,  # axes to draw into
     *,
-    n=20, # grid points along each axis
-    kind='quiver', # 'quiver' for arrows, 'stream' for streamlines
-    cmap='viridis', # colours of the speed
-): # the axes
+    n=20,  # grid points along each axis
+    kind="quiver",  # 'quiver' for arrows, 'stream' for streamlines
+    cmap="viridis",  # colours of the speed
+):  # the axes
     "A planar vector field as arrows of equal length or as streamlines, coloured by speed."
     xs, ys, points = _grid(xlim, ylim, n)
     u, v = _slopes(f, t, points, (n, n))
-    return _label(_draw_field(_axes(ax, (4, 4)), xs, ys, u, v, kind, cmap), x='$x_1$', y='$x_2$')
+    return _label(_draw_field(_axes(ax, (4, 4)), xs, ys, u, v, kind, cmap), x="$x_1$", y="$x_2$")
 
 # %% ../nbs/32_plotting.ipynb #9c75085d
 def _draw_field(ax, xs, ys, u, v, kind, cmap):
     speed = np.hypot(u, v)
-    if kind == 'stream': ax.streamplot(xs, ys, u, v, color=speed, cmap=cmap, linewidth=.8, arrowsize=.7)
-    elif kind == 'quiver':
+    if kind == "stream":
+        ax.streamplot(xs, ys, u, v, color=speed, cmap=cmap, linewidth=0.8, arrowsize=0.7)
+    elif kind == "quiver":
         unit = np.where(speed > 0, speed, 1)
-        ax.quiver(xs, ys, u / unit, v / unit, speed, cmap=cmap, pivot='mid', scale=1.15 * len(xs), width=.0035, headwidth=4)
-    else: raise ValueError(f"kind must be 'quiver' or 'stream', got {kind!r}")
+        ax.quiver(
+            xs,
+            ys,
+            u / unit,
+            v / unit,
+            speed,
+            cmap=cmap,
+            pivot="mid",
+            scale=1.15 * len(xs),
+            width=0.0035,
+            headwidth=4,
+        )
+    else:
+        raise ValueError(f"kind must be 'quiver' or 'stream', got {kind!r}")
     ax.set(xlim=(xs[0], xs[-1]), ylim=(ys[0], ys[-1]))
     return ax
 
 # %% ../nbs/32_plotting.ipynb #7856a591
 def phase_portrait(
-    f, # planar field `f(x)` or `f(t, x)` on states `[N, 2]`
-    xlim=(-2., 2.), # range of the first coordinate
-    ylim=(-2., 2.), # range of the second
-    t=0., # time at which to look
-    ax=None, # axes to draw into
+    f,  # planar field `f(x)` or `f(t, x)` on states `[N, 2]`
+    xlim=(-2.0, 2.0),  # range of the first coordinate
+    ylim=(-2.0, 2.0),  # range of the second
+    t=0.0,  # time at which to look
+    ax=None,  # axes to draw into
     *,
-    trajectory=None, # trajectories `[T, B, 2]` to draw on top
-    y=None, # their classes `[B]`
-    n=60, # grid points along each axis
-    nullclines=True, # draw the curves on which a component of the field is zero
-): # the axes
-    "Streamlines of a planar field with its nullclines (dashed: no horizontal motion, dotted: no vertical) and trajectories."
+    trajectory=None,  # trajectories `[T, B, 2]` to draw on top
+    y=None,  # their classes `[B]`
+    n=60,  # grid points along each axis
+    nullclines=True,  # draw the curves on which a component of the field is zero
+):  # the axes
+    """Streamlines of a planar field with its nullclines (dashed: no horizontal motion, dotted: no
+    vertical) and trajectories."""
     xs, ys, points = _grid(xlim, ylim, n)
     u, v = _slopes(f, t, points, (n, n))
     ax = _axes(ax, (4, 4))
-    ax.streamplot(xs, ys, u, v, color='#BBBBBB', linewidth=.7, arrowsize=.7, density=.9)
+    ax.streamplot(xs, ys, u, v, color="#BBBBBB", linewidth=0.7, arrowsize=0.7, density=0.9)
     if nullclines:
-        for component, color, style in ((u, palette[2], 'dashed'), (v, palette[3], 'dotted')):
-            if component.min() < 0 < component.max(): ax.contour(xs, ys, component, levels=[0.], colors=color, linestyles=style, linewidths=1.5)
-    if trajectory is not None: flow_2d(trajectory, y, ax=ax, alpha=1.)
+        for component, color, style in ((u, palette[2], "dashed"), (v, palette[3], "dotted")):
+            if component.min() < 0 < component.max():
+                ax.contour(
+                    xs, ys, component, levels=[0.0], colors=color, linestyles=style, linewidths=1.5
+                )
+    if trajectory is not None:
+        flow_2d(trajectory, y, ax=ax, alpha=1.0)
     ax.set(xlim=(xs[0], xs[-1]), ylim=(ys[0], ys[-1]))
-    return _label(ax, x='$x_1$', y='$x_2$')
+    return _label(ax, x="$x_1$", y="$x_2$")
 
 # %% ../nbs/32_plotting.ipynb #70d5a2e5
 def depth_field(
-    f, # scalar field `f(x)` or `f(t, x)` on states `[N, 1]`
-    t_span=(0., 1.), # first and last depth
-    xlim=(-2., 2.), # range of the state
-    ax=None, # axes to draw into
+    f,  # scalar field `f(x)` or `f(t, x)` on states `[N, 1]`
+    t_span=(0.0, 1.0),  # first and last depth
+    xlim=(-2.0, 2.0),  # range of the state
+    ax=None,  # axes to draw into
     *,
-    t=None, # depths `[T]` of the trajectory
-    trajectory=None, # states `[T, B, 1]` to draw on top
-    n=30, # grid points along each axis
-    kind='stream', # 'quiver' for arrows, 'stream' for streamlines
-    cmap='viridis', # colours of the speed
-): # the axes
+    t=None,  # depths `[T]` of the trajectory
+    trajectory=None,  # states `[T, B, 1]` to draw on top
+    n=30,  # grid points along each axis
+    kind="stream",  # 'quiver' for arrows, 'stream' for streamlines
+    cmap="viridis",  # colours of the speed
+):  # the axes
     "The field of a scalar equation over depth and state, with its trajectories."
     ts, xs, _ = _grid((t_span[0], t_span[-1]), xlim, n)
     states = torch.from_numpy(xs)[:, None]
     v = np.concatenate([_slopes(f, float(s), states, (n, 1))[0] for s in ts], 1)
     ax = _draw_field(_axes(ax, (5, 3)), ts, xs, np.ones_like(v), v, kind, cmap)
-    if trajectory is not None: depth_flow(t, trajectory, np.ones(trajectory.shape[1]), ax=ax, alpha=.6)
-    return _label(ax, x='depth $t$', y='$x(t)$')
+    if trajectory is not None:
+        depth_flow(t, trajectory, np.ones(trajectory.shape[1]), ax=ax, alpha=0.6)
+    return _label(ax, x="depth $t$", y="$x(t)$")
 
 # %% ../nbs/32_plotting.ipynb #b315c151
 def _probabilities(model, points, batch):
-    "Class probabilities `[N, C]` of a model that returns logits `[N, C]`, or `[N]` or `[N, 1]` for two classes."
-    points = points.to(**{'dtype': torch.get_default_dtype(), **_like(model)})
-    with _evaluating(model): z = torch.cat([model(x).detach() for x in points.split(batch)])
-    z = z.reshape(len(points), -1).to('cpu', torch.float64)
+    """Class probabilities `[N, C]` of a model that returns logits `[N, C]`, or `[N]` or `[N, 1]`
+    for two classes."""
+    points = points.to(**{"dtype": torch.get_default_dtype(), **_like(model)})
+    with _evaluating(model):
+        z = torch.cat([model(x).detach() for x in points.split(batch)])
+    z = z.reshape(len(points), -1).to("cpu", torch.float64)
     return torch.cat([torch.zeros_like(z), z], 1).softmax(1) if z.shape[1] == 1 else z.softmax(1)
 
 # %% ../nbs/32_plotting.ipynb #f2e539a6
 def _limits(x):
-    margin = .08 * (x.max() - x.min())
+    margin = 0.08 * (x.max() - x.min())
     return x.min() - margin, x.max() + margin
 
 # %% ../nbs/32_plotting.ipynb #e8a45d0e
 def decision_boundary(
-    model, # points `[N, 2]` to logits `[N, C]`, or `[N]` or `[N, 1]` for two classes
-    X, # data `[N, 2]`
-    y=None, # classes `[N]`
-    ax=None, # axes to draw into
+    model,  # points `[N, 2]` to logits `[N, C]`, or `[N]` or `[N, 1]` for two classes
+    X,  # data `[N, 2]`
+    y=None,  # classes `[N]`
+    ax=None,  # axes to draw into
     *,
-    xlim=None, # range of the first coordinate; that of the data and a margin when None
-    ylim=None, # range of the second
-    n=150, # grid points along each axis
-    batch=4096, # points a call of the model
-    size=9, # area of a data point, 0 for no points
-): # the axes
+    xlim=None,  # range of the first coordinate; that of the data and a margin when None
+    ylim=None,  # range of the second
+    n=150,  # grid points along each axis
+    batch=4096,  # points a call of the model
+    size=9,  # area of a data point, 0 for no points
+):  # the axes
     "Class probabilities over the plane, the line between the classes, and the data."
     data = _array(X)
-    xlim, ylim = xlim or _limits(data[:, 0]), ylim or _limits(data[:, 1])
+    xlim = xlim or _limits(data[:, 0])
+    ylim = ylim or _limits(data[:, 1])
     xs, ys, points = _grid(xlim, ylim, n)
     p = _probabilities(model, points, batch)
     ax = _axes(ax, (4, 4))
-    h, k = (xs[1] - xs[0]) / 2, (ys[1] - ys[0]) / 2   # a pixel is centred on its grid point
-    ax.imshow(_blend(p).reshape(n, n, 3), origin='lower', extent=(xs[0] - h, xs[-1] + h, ys[0] - k, ys[-1] + k), aspect='auto')
+    h = (xs[1] - xs[0]) / 2  # a pixel is centred on its grid point
+    k = (ys[1] - ys[0]) / 2
+    ax.imshow(
+        _blend(p).reshape(n, n, 3),
+        origin="lower",
+        extent=(xs[0] - h, xs[-1] + h, ys[0] - k, ys[-1] + k),
+        aspect="auto",
+    )
     for lead in _leads(p).reshape(-1, n, n):
-        if lead.min() < 0 < lead.max(): ax.contour(xs, ys, lead, levels=[0.], colors='black', linewidths=1)
-    if size: scatter(X, y, ax=ax, size=size)
+        if lead.min() < 0 < lead.max():
+            ax.contour(xs, ys, lead, levels=[0.0], colors="black", linewidths=1)
+    if size:
+        scatter(X, y, ax=ax, size=size)
     ax.set(xlim=xlim, ylim=ylim)
-    return _label(ax, x='$x_1$', y='$x_2$')
+    return _label(ax, x="$x_1$", y="$x_2$")
 
 # %% ../nbs/32_plotting.ipynb #a24e4468
-def _blend(p, strength=.45):
-    "Colours `[N, 3]` for probabilities `[N, C]`: the palette mixed in those shares, then with white."
-    rgb = np.array([[int(_color(c)[i:i + 2], 16) / 255 for i in (1, 3, 5)] for c in range(p.shape[1])])
+def _blend(p, strength=0.45):
+    """Colours `[N, 3]` for probabilities `[N, C]`: the palette mixed in those shares, then with
+    white."""
+    rgb = np.array(
+        [[int(_color(c)[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in range(p.shape[1])]
+    )
     return 1 - strength * (1 - p.numpy() @ rgb)
 
+
 def _leads(p):
-    "For each class its probability less the best of the others, `[C, N]`; one row is enough for two classes."
-    leads = [p[:, c] - torch.cat([p[:, :c], p[:, c + 1:]], 1).amax(1) for c in range(p.shape[1])]
+    """For each class its probability less the best of the others, `[C, N]`; one row is enough for
+    two classes."""
+    leads = [p[:, c] - torch.cat([p[:, :c], p[:, c + 1 :]], 1).amax(1) for c in range(p.shape[1])]
     return torch.stack(leads[1:] if len(leads) == 2 else leads).numpy()
 
 # %% ../nbs/32_plotting.ipynb #54bbfedf
 def confusion(
-    y_true, # classes `[N]`
-    y_pred, # predicted classes `[N]`, or logits `[N, C]`
-    labels=None, # names of the classes
-    ax=None, # axes to draw into
-): # the axes
-    "Counts of true (rows) against predicted classes (columns); shades are shares of the row, the title is the accuracy."
-    y_true, y_pred = torch.as_tensor(y_true).cpu().long(), torch.as_tensor(y_pred).detach().cpu()
+    y_true,  # classes `[N]`
+    y_pred,  # predicted classes `[N]`, or logits `[N, C]`
+    labels=None,  # names of the classes
+    ax=None,  # axes to draw into
+):  # the axes
+    """Counts of true (rows) against predicted classes (columns); shades are shares of the row, the
+    title is the accuracy."""
+    y_true = torch.as_tensor(y_true).cpu().long()
+    y_pred = torch.as_tensor(y_pred).detach().cpu()
     C = y_pred.shape[1] if y_pred.ndim == 2 else 0
     y_pred = (y_pred.argmax(1) if y_pred.ndim == 2 else y_pred).long()
     C = max(C, len(labels or ()), int(max(y_true.max(), y_pred.max())) + 1)
     counts = torch.bincount(C * y_true + y_pred, minlength=C * C).reshape(C, C)
-    return _draw_counts(_axes(ax, (1.5 + .35 * C, 1.3 + .35 * C)), counts.numpy(), labels or range(C))
+    return _draw_counts(
+        _axes(ax, (1.5 + 0.35 * C, 1.3 + 0.35 * C)), counts.numpy(), labels or range(C)
+    )
 
 # %% ../nbs/32_plotting.ipynb #01abade9
 def _draw_counts(ax, counts, labels):
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), k in np.ndenumerate(counts):
-        if k: ax.text(j, i, str(k), ha='center', va='center', fontsize=8, color='white' if share[i, j] > .5 else 'black')
+        if k:
+            ax.text(
+                j,
+                i,
+                str(k),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share[i, j] > 0.5 else "black",
+            )
     ticks = range(len(counts))
-    ax.set(xlabel='predicted', ylabel='true', xticks=ticks, yticks=ticks, xticklabels=labels, yticklabels=labels)
-    ax.set_title(f'accuracy {100 * counts.trace() / counts.sum():.1f} %', fontsize=10)
+    ax.set(
+        xlabel="predicted",
+        ylabel="true",
+        xticks=ticks,
+        yticks=ticks,
+        xticklabels=labels,
+        yticklabels=labels,
+    )
+    ax.set_title(f"accuracy {100 * counts.trace() / counts.sum():.1f} %", fontsize=10)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return ax
@@ -331,38 +435,64 @@ def plot_2D_depth_trajectory(s_span, trajectory, yn, n_samples=128):
     "`depth_flow` of the first `n_samples` trajectories."
     return depth_flow(s_span, trajectory, yn, n=n_samples)
 
+
 def plot_2D_state_space(trajectory, yn, n_samples=128):
     "`flow_2d` of the first `n_samples` trajectories."
     return flow_2d(trajectory, yn, n=n_samples)
+
 
 def plot_2D_space_depth(s_span, trajectory, yn, n_lines=128):
     "`space_depth_3d` of the first `n_lines` trajectories."
     return space_depth_3d(s_span, trajectory, yn, n=n_lines)
 
 # %% ../nbs/32_plotting.ipynb #c9197472
-def plot_2d_flows(trajectory, num_flows=2, figsize=(8, 4), alpha=.8):
+def plot_2d_flows(trajectory, num_flows=2, figsize=(8, 4), alpha=0.8):
     "`depth_flow` of the first `num_flows` trajectories against the index of the depth."
-    axes = _pyplot().subplots(1, trajectory.shape[2], figsize=figsize, layout='constrained')[1]
+    axes = _pyplot().subplots(1, trajectory.shape[2], figsize=figsize, layout="constrained")[1]
     return depth_flow(range(len(trajectory)), trajectory, ax=axes, n=num_flows, alpha=alpha)
+
 
 def plot_3D_dataset(X, yn):
     "`scatter` of points in space."
     return scatter(X, yn)
 
 # %% ../nbs/32_plotting.ipynb #d1b24905
-def _vf(model): return getattr(model, 'vf', getattr(model, 'defunc', model))
+def _vf(model):
+    return getattr(model, "vf", getattr(model, "defunc", model))
 
-def plot_static_vector_field(model, trajectory, t=0., N=50, device=None):
+
+def plot_static_vector_field(model, trajectory, t=0.0, N=50, device=None):
     "`vector_field` of a model's field over the extent of a trajectory; the model keeps its device."
     x = _array(trajectory).reshape(-1, 2)
-    return vector_field(_vf(model), *zip(x.min(0), x.max(0)), t, n=N, kind='stream')
+    return vector_field(_vf(model), *zip(x.min(0), x.max(0)), t, n=N, kind="stream")
 
 # %% ../nbs/32_plotting.ipynb #b3df4231
-def plot_traj_vf_1D(model, s_span, traj, device=None, x_span=(-1, 1), n_grid=100, n_levels=30, contour_alpha=.7, cmap='winter', traj_color=None, traj_alpha=None):
-    "`depth_field` of a model's scalar field with trajectories; the model keeps its device, and lines their colours."
+def plot_traj_vf_1D(
+    model,
+    s_span,
+    traj,
+    device=None,
+    x_span=(-1, 1),
+    n_grid=100,
+    n_levels=30,
+    contour_alpha=0.7,
+    cmap="winter",
+    traj_color=None,
+    traj_alpha=None,
+):
+    """`depth_field` of a model's scalar field with trajectories; the model keeps its device, and
+    lines their colours."""
     return depth_field(_vf(model), s_span, x_span, t=s_span, trajectory=traj, n=n_grid, cmap=cmap)
 
-def plot_2d_boundary(model, X, y, mesh, num_classes=2, figsize=(8, 4), alpha=.8):
+
+def plot_2d_boundary(model, X, y, mesh, num_classes=2, figsize=(8, 4), alpha=0.8):
     "`decision_boundary` over the extent of the points `mesh` `[..., 2]`."
     m = _array(mesh).reshape(-1, 2)
-    return decision_boundary(model, X, y, _axes(None, figsize), xlim=(m[:, 0].min(), m[:, 0].max()), ylim=(m[:, 1].min(), m[:, 1].max()))
+    return decision_boundary(
+        model,
+        X,
+        y,
+        _axes(None, figsize),
+        xlim=(m[:, 0].min(), m[:, 0].max()),
+        ylim=(m[:, 1].min(), m[:, 1].max()),
+    )

@@ -10,12 +10,34 @@ __all__ = ['plt', 'np', 'torch', 'nn', 'plot_2D_depth_trajectory', 'plot_2D_spac
 try:
     import matplotlib.pyplot as plt
 except ImportError as e:
-    raise ImportError('torchdyn.utils hands over matplotlib\'s plt: pip install "torchdyn[plot]"') from e
+    raise ImportError(
+        'torchdyn.utils hands over matplotlib\'s plt: pip install "torchdyn[plot]"'
+    ) from e
 import numpy as np
 import torch
 from torch import nn
 
-from .plot import (plot_2D_depth_trajectory, plot_2D_space_depth, plot_2D_state_space, plot_2d_boundary, plot_3D_dataset, plot_static_vector_field, plot_traj_vf_1D)
+from torchdyn.plot import (
+    plot_2D_depth_trajectory,
+    plot_2D_space_depth,
+    plot_2D_state_space,
+    plot_2d_boundary,
+    plot_3D_dataset,
+    plot_static_vector_field,
+    plot_traj_vf_1D,
+)
 
 # %% ../nbs/45_older_utils.ipynb #31981b2c
-_all_ = ["plt", "np", "torch", "nn", "plot_2D_depth_trajectory", "plot_2D_space_depth", "plot_2D_state_space", "plot_2d_boundary", "plot_3D_dataset", "plot_static_vector_field", "plot_traj_vf_1D"]
+_all_ = [
+    "plt",
+    "np",
+    "torch",
+    "nn",
+    "plot_2D_depth_trajectory",
+    "plot_2D_space_depth",
+    "plot_2D_state_space",
+    "plot_2d_boundary",
+    "plot_3D_dataset",
+    "plot_static_vector_field",
+    "plot_traj_vf_1D",
+]

@@ -1,10 +1,12 @@
-"""One process for each peer: reads requests from stdin, a JSON object a line, and answers each with one.
+"""One process for each peer: reads requests from stdin, a JSON object a line, and answers each.
 
     python workers.py PEER THREADS
 
-Requests: {"do": "version"}; {"do": "prepare", "slot": NAME, "workload": {...}, "options": {...}, "data": FILE.npz, "save": FILE.npz} warms up,
-saves the result and counts; {"do": "time", "slot": NAME, "n": 3}, and "floor" and "memory", repeat what was prepared; "clear" forgets it all.
+Requests: {"do": "version"}; {"do": "prepare", "slot": NAME, "workload": {...}, "options": {...},
+"data": FILE.npz, "save": FILE.npz} warms up, saves the result and counts; {"do": "time", "slot":
+NAME, "n": 3}, and "floor" and "memory", repeat what was prepared; "clear" forgets it all.
 """
+
 import gc
 import importlib.metadata
 import inspect
@@ -24,58 +26,84 @@ class Unavailable(Exception):
     "The peer cannot do this."
 
 
-def median_time(run, budget=.03):
+def median_time(run, budget=0.03):
     "CPU seconds of one call, the median over some."
     run()
     found, end = [], time.perf_counter() + budget
     while len(found) < 3 or time.perf_counter() < end:
-        start = time.process_time(); run(); found.append(time.process_time() - start)
+        start = time.process_time()
+        run()
+        found.append(time.process_time() - start)
     return float(np.median(found))
 
 
-# --- torch -----------------------------------------------------------------------------------------------------------
+# --- torch ------------------------------------------------------------------------------------
+
 
 class TorchPeer:
     "What all peers that run on torch share: the fields, the task, the floor, the memory."
+
     def __init__(self, threads):
         import torch
+
         self.torch = torch
         torch.set_num_threads(threads)
 
     def prepare(self, w, options, arrays):
         self.w, self.tensors = w, {name: self.torch.from_numpy(v) for name, v in arrays.items()}
-        self.x, self.t = self.tensors.pop("x"), self.torch.tensor(w.times, dtype=self.torch.float64 if w.double else self.torch.float32)
+        self.x, self.t = (
+            self.tensors.pop("x"),
+            self.torch.tensor(
+                w.times, dtype=self.torch.float64 if w.double else self.torch.float32
+            ),
+        )
         self.gradient = w.task != "forward" or options.pop("gradient", False)
         self.f = torch_field(w, self.tensors)
         self.parameters = list(self.f.parameters())
-        for p in self.parameters: p.requires_grad_(self.gradient)
+        for p in self.parameters:
+            p.requires_grad_(self.gradient)
         self.solve = self.solver(options)
 
     def run(self):
         "-> states [T, ...], gradient or None, evaluations forward and backward."
         self.f.nfe = 0
         if not self.gradient:
-            with self.torch.no_grad(): return self.solve(), None, self.f.nfe, 0
+            with self.torch.no_grad():
+                return self.solve(), None, self.f.nfe, 0
         states = self.solve()
         forward = self.f.nfe
         gradients = self.torch.autograd.grad(loss(self.w, states), self.parameters)
-        return states.detach(), self.torch.cat([g.reshape(-1) for g in gradients]), forward, self.f.nfe - forward
+        return (
+            states.detach(),
+            self.torch.cat([g.reshape(-1) for g in gradients]),
+            forward,
+            self.f.nfe - forward,
+        )
 
     def floor(self):
-        "CPU seconds of one bare call of the field in the middle of the solution, without and with its backward pass."
+        "CPU seconds of one bare call of the field amid the solution, without and with backward."
         x = self.middle.clone()
-        with self.torch.no_grad(): forward = median_time(lambda: self.f(self.t[0], x))
-        if not self.gradient: return forward, forward
+        with self.torch.no_grad():
+            forward = median_time(lambda: self.f(self.t[0], x))
+        if not self.gradient:
+            return forward, forward
         x, g = x.requires_grad_(), self.torch.ones_like(x)
-        return forward, median_time(lambda: self.torch.autograd.grad(self.f(self.t[0], x), [x, *self.parameters], g, allow_unused=True))
+        return forward, median_time(
+            lambda: self.torch.autograd.grad(
+                self.f(self.t[0], x), [x, *self.parameters], g, allow_unused=True
+            )
+        )
 
     def memory(self):
-        "Peak of the memory that torch allocated in one run, in bytes, and what of it was taken before."
+        "Peak of the memory that torch allocated in one run, in bytes, and what it had before."
         from torch.profiler import ProfilerActivity, profile
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record: self.run()
+
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+            self.run()
         with tempfile.TemporaryDirectory() as folder:
             record.export_chrome_trace(f"{folder}/trace.json")
-            with open(f"{folder}/trace.json") as file: events = [e for e in json.load(file)["traceEvents"] if e.get("name") == "[memory]"]
+            with open(f"{folder}/trace.json") as file:
+                events = [e for e in json.load(file)["traceEvents"] if e.get("name") == "[memory]"]
         events.sort(key=lambda e: e["ts"])
         return float(max(0, np.cumsum([e["args"]["Bytes"] for e in events]).max(initial=0)))
 
@@ -90,17 +118,22 @@ def torch_field(w, tensors):
             self.nfe = 0
             self.names = sorted(tensors)
             for name, v in tensors.items():
-                if name == "mu": self.register_buffer(name, v)
-                else: self.register_parameter(name, nn.Parameter(v))
+                if name == "mu":
+                    self.register_buffer(name, v)
+                else:
+                    self.register_parameter(name, nn.Parameter(v))
 
     class MLP(Field):
         def forward(self, t, x):
             self.nfe += 1
-            for i in range(len(w.widths) - 1): x = nn.functional.linear(x if i == 0 else torch.tanh(x), getattr(self, f"w{i}"), getattr(self, f"b{i}"))
+            for i in range(len(w.widths) - 1):
+                x = nn.functional.linear(
+                    x if i == 0 else torch.tanh(x), getattr(self, f"w{i}"), getattr(self, f"b{i}")
+                )
             return x
 
     class CNF(Field):
-        def forward(self, t, z):    # the trace by two tangents, carried along as plain products
+        def forward(self, t, z):  # the trace by two tangents, carried along as plain products
             self.nfe += 1
             h = nn.functional.linear(z[..., :-1], self.w0, self.b0)
             tangent = self.w0.T
@@ -128,7 +161,11 @@ def torch_field(w, tensors):
 
 
 def loss(w, states):
-    return (states[-1, :, :2] ** 2).mean() - states[-1, :, 2].mean() if w.field == "cnf" else (states[1:] ** 2).mean()
+    return (
+        (states[-1, :, :2] ** 2).mean() - states[-1, :, 2].mean()
+        if w.field == "cnf"
+        else (states[1:] ** 2).mean()
+    )
 
 
 class Torchdyn(TorchPeer):
@@ -136,29 +173,56 @@ class Torchdyn(TorchPeer):
 
     def solver(self, options):
         from torchdyn import odeint
-        if options.get("compile") and "compile" not in inspect.signature(odeint).parameters: raise Unavailable("odeint has no compile=")
+
+        if options.get("compile") and "compile" not in inspect.signature(odeint).parameters:
+            raise Unavailable("odeint has no compile=")
         w, solver = self.w, options.pop("solver", self.w.method)
         tolerance = {} if w.method == "rk4" else {"atol": w.tol, "rtol": w.tol}
-        if w.steps: tolerance["dt"] = w.end / w.steps
+        if w.steps:
+            tolerance["dt"] = w.end / w.steps
         return lambda: odeint(self.f, self.x, self.t, solver, **tolerance, **options).x
 
 
 class Reference(TorchPeer):
     "Double precision at a tolerance far below every peer's, with the discrete gradient."
+
     package = "torchdyn"
 
     def prepare(self, w, options, arrays):
         from dataclasses import replace
+
         self.rounded = not w.double
-        super().prepare(replace(w, double=True), options, {name: v.astype(np.float64) for name, v in arrays.items()})
+        super().prepare(
+            replace(w, double=True),
+            options,
+            {name: v.astype(np.float64) for name, v in arrays.items()},
+        )
 
     def solver(self, options):
         from torchdyn import odeint
-        if self.w.method == "stiff": return self.scipy
-        times = self.torch.from_numpy(self.w.times.astype(np.float32 if self.rounded else np.float64)).double()   # the times that the peers are given
-        return lambda: odeint(self.f, self.x, times, "dopri8", self.w.reference_tol, self.w.reference_tol, sensitivity="checkpointed", max_steps=10 ** 6).x
 
-    def scipy(self): return self.torch.from_numpy(scipy_radau(self.w, {"x": self.x.numpy(), "k": self.f.k.detach().numpy()}, 1e-12, 1e-15))
+        if self.w.method == "stiff":
+            return self.scipy
+        times = self.torch.from_numpy(
+            self.w.times.astype(np.float32 if self.rounded else np.float64)
+        ).double()  # the times that the peers are given
+        return lambda: (
+            odeint(
+                self.f,
+                self.x,
+                times,
+                "dopri8",
+                self.w.reference_tol,
+                self.w.reference_tol,
+                sensitivity="checkpointed",
+                max_steps=10**6,
+            ).x
+        )
+
+    def scipy(self):
+        return self.torch.from_numpy(
+            scipy_radau(self.w, {"x": self.x.numpy(), "k": self.f.k.detach().numpy()}, 1e-12, 1e-15)
+        )
 
 
 class Torchdiffeq(TorchPeer):
@@ -166,9 +230,26 @@ class Torchdiffeq(TorchPeer):
 
     def solver(self, options):
         from torchdiffeq import odeint, odeint_adjoint
+
         w, solve = self.w, odeint_adjoint if options.get("adjoint") else odeint
-        if w.method == "stiff": return lambda: solve(self.f, self.x, self.t, atol=w.tol, rtol=w.tol, method="scipy_solver", options={"solver": "Radau"})
-        if w.method == "rk4": return lambda: solve(self.f, self.x, self.t, method="rk4", options={"step_size": w.end / w.steps} if w.steps else None)
+        if w.method == "stiff":
+            return lambda: solve(
+                self.f,
+                self.x,
+                self.t,
+                atol=w.tol,
+                rtol=w.tol,
+                method="scipy_solver",
+                options={"solver": "Radau"},
+            )
+        if w.method == "rk4":
+            return lambda: solve(
+                self.f,
+                self.x,
+                self.t,
+                method="rk4",
+                options={"step_size": w.end / w.steps} if w.steps else None,
+            )
         return lambda: solve(self.f, self.x, self.t, atol=w.tol, rtol=w.tol, method=w.method)
 
 
@@ -177,11 +258,21 @@ class Torchode(TorchPeer):
 
     def solver(self, options):
         import torchode
+
         w, times = self.w, self.t.expand(len(self.x), -1).contiguous()
         term = torchode.ODETerm(self.f, with_stats=False)
-        method, controller = torchode.Dopri5(term), torchode.PIDController(w.tol, w.tol, .2, .5, 0., term=term)
-        adjoint = torchode.JointBacksolveAdjoint(term, method, controller) if options.get("adjoint") else torchode.AutoDiffAdjoint(method, controller)
-        return lambda: adjoint.solve(torchode.InitialValueProblem(self.x, times[:, 0], times[:, -1], times)).ys.transpose(0, 1)
+        method, controller = (
+            torchode.Dopri5(term),
+            torchode.PIDController(w.tol, w.tol, 0.2, 0.5, 0.0, term=term),
+        )
+        adjoint = (
+            torchode.JointBacksolveAdjoint(term, method, controller)
+            if options.get("adjoint")
+            else torchode.AutoDiffAdjoint(method, controller)
+        )
+        return lambda: adjoint.solve(
+            torchode.InitialValueProblem(self.x, times[:, 0], times[:, -1], times)
+        ).ys.transpose(0, 1)
 
 
 class Torchdyn1(TorchPeer):
@@ -190,80 +281,140 @@ class Torchdyn1(TorchPeer):
     def solver(self, options):
         from torchdyn.core import ODEProblem
         from torchdyn.numerics import odeint
-        w, tolerance = self.w, {} if self.w.method == "rk4" else {"atol": self.w.tol, "rtol": self.w.tol}
-        if "sensitivity" not in options: return lambda: odeint(self.f, self.x, self.t, w.method, **tolerance)[1]
-        problem = ODEProblem(self.f, w.method, atol_adjoint=w.tol, rtol_adjoint=w.tol, **tolerance, **options)
+
+        w, tolerance = (
+            self.w,
+            {} if self.w.method == "rk4" else {"atol": self.w.tol, "rtol": self.w.tol},
+        )
+        if "sensitivity" not in options:
+            return lambda: odeint(self.f, self.x, self.t, w.method, **tolerance)[1]
+        problem = ODEProblem(
+            self.f, w.method, atol_adjoint=w.tol, rtol_adjoint=w.tol, **tolerance, **options
+        )
         at = [0, -1] if w.outputs == 2 else slice(None)
 
         def solve():
             times, states = problem(self.x, self.t)
-            return states[at] if len(times) == w.outputs or w.outputs == 2 else states[self.torch.searchsorted(times, self.t)]
+            return (
+                states[at]
+                if len(times) == w.outputs or w.outputs == 2
+                else states[self.torch.searchsorted(times, self.t)]
+            )
+
         return solve
 
 
-# --- jax -------------------------------------------------------------------------------------------------------------
+# --- jax --------------------------------------------------------------------------------------
+
 
 class Diffrax:
     package = "diffrax"
 
-    def __init__(self, threads): pass   # set by the environment, before jax is imported
+    def __init__(self, threads):
+        pass  # set by the environment, before jax is imported
 
     def prepare(self, w, options, arrays):
         import diffrax
         import jax
         import jax.numpy as jnp
+
         jax.config.update("jax_enable_x64", w.double)
         self.w, self.jax, self.bare, self.gradient = w, jax, None, w.task != "forward"
         arrays = {name: jnp.asarray(v) for name, v in arrays.items()}
-        self.x, times = arrays.pop("x"), jnp.asarray(w.times, dtype=arrays[next(iter(arrays))].dtype)
+        self.x, times = (
+            arrays.pop("x"),
+            jnp.asarray(w.times, dtype=arrays[next(iter(arrays))].dtype),
+        )
         self.p, self.f = arrays, jax_field(w, jnp)
-        adjoint = diffrax.BacksolveAdjoint() if options.get("backsolve") else diffrax.RecursiveCheckpointAdjoint()
-        solver = {"dopri5": diffrax.Dopri5, "rk4": lambda: runge_kutta_4(diffrax), "stiff": diffrax.Kvaerno5}[w.method]()
+        adjoint = (
+            diffrax.BacksolveAdjoint()
+            if options.get("backsolve")
+            else diffrax.RecursiveCheckpointAdjoint()
+        )
+        solver = {
+            "dopri5": diffrax.Dopri5,
+            "rk4": lambda: runge_kutta_4(diffrax),
+            "stiff": diffrax.Kvaerno5,
+        }[w.method]()
         fixed, self.stages = w.method == "rk4", {"dopri5": 6, "rk4": 4, "stiff": None}[w.method]
 
         def solve(p, x):
             common = dict(solver=solver, t0=times[0], t1=times[-1], y0=x, args=p, adjoint=adjoint)
-            if fixed:   # a step from each time to the next
-                found = diffrax.diffeqsolve(diffrax.ODETerm(self.f), dt0=None, saveat=diffrax.SaveAt(t0=True, steps=True), stepsize_controller=diffrax.StepTo(times), max_steps=w.outputs - 1, **common)
+            if fixed:  # a step from each time to the next
+                found = diffrax.diffeqsolve(
+                    diffrax.ODETerm(self.f),
+                    dt0=None,
+                    saveat=diffrax.SaveAt(t0=True, steps=True),
+                    stepsize_controller=diffrax.StepTo(times),
+                    max_steps=w.outputs - 1,
+                    **common,
+                )
             else:
-                found = diffrax.diffeqsolve(diffrax.ODETerm(self.f), dt0=None, saveat=diffrax.SaveAt(ts=times), stepsize_controller=diffrax.PIDController(rtol=w.tol, atol=w.tol), max_steps=4096, **common)
+                found = diffrax.diffeqsolve(
+                    diffrax.ODETerm(self.f),
+                    dt0=None,
+                    saveat=diffrax.SaveAt(ts=times),
+                    stepsize_controller=diffrax.PIDController(rtol=w.tol, atol=w.tol),
+                    max_steps=4096,
+                    **common,
+                )
             return found.ys, found.stats["num_steps"]
 
-        if options.get("per_sample"): inner, solve = solve, lambda p, x: (lambda ys, n: (ys.swapaxes(0, 1), n.max()))(*jax.vmap(inner)(p, x))
+        if options.get("per_sample"):
+            inner, solve = (
+                solve,
+                lambda p, x: (lambda ys, n: (ys.swapaxes(0, 1), n.max()))(*jax.vmap(inner)(p, x)),
+            )
 
         def scalar(p, x):
             states, steps = solve(p, x)
             return loss(w, states), (states, steps)
+
         self.compiled = jax.jit(jax.grad(scalar, has_aux=True) if self.gradient else solve)
 
     def run(self):
         found = self.jax.block_until_ready(self.compiled(self.p, self.x))
         gradient, (states, steps) = found if self.gradient else (None, found)
-        if gradient is not None: gradient = np.concatenate([np.asarray(gradient[name]).reshape(-1) for name in self.p])
-        return states, gradient, self.stages and int(steps) * self.stages + (2 if self.w.method == "dopri5" else 0), 0 if self.w.task != "reduced" else None
+        if gradient is not None:
+            gradient = np.concatenate([np.asarray(gradient[name]).reshape(-1) for name in self.p])
+        return (
+            states,
+            gradient,
+            self.stages and int(steps) * self.stages + (2 if self.w.method == "dopri5" else 0),
+            0 if self.w.task != "reduced" else None,
+        )
 
     def floor(self, n=50):
         jax, x, g = self.jax, self.middle, self.x * 0 + 1
 
-        def forward(p, x): return jax.lax.scan(lambda x, _: (x + 1e-6 * self.f(0., x, p), None), x, length=n)[0]
+        def forward(p, x):
+            return jax.lax.scan(lambda x, _: (x + 1e-6 * self.f(0.0, x, p), None), x, length=n)[0]
 
         def both(p, x):
             def body(carry, _):
                 x, total = carry
-                dx, vjp = jax.vjp(lambda p, x: self.f(0., x, p), p, x)
+                dx, vjp = jax.vjp(lambda p, x: self.f(0.0, x, p), p, x)
                 gp, gx = vjp(g)
                 return (x + 1e-6 * dx + 1e-9 * gx, jax.tree.map(jax.numpy.add, total, gp)), None
+
             return jax.lax.scan(body, (x, jax.tree.map(jax.numpy.zeros_like, p)), length=n)[0]
-        if self.bare is None: self.bare = jax.jit(forward), jax.jit(both)
-        found = [median_time(lambda: jax.block_until_ready(run(self.p, x))) / n for run in self.bare[:1 + self.gradient]]
+
+        if self.bare is None:
+            self.bare = jax.jit(forward), jax.jit(both)
+        found = [
+            median_time(lambda: jax.block_until_ready(run(self.p, x))) / n
+            for run in self.bare[: 1 + self.gradient]
+        ]
         return found[0], found[-1]
 
 
 def jax_field(w, jnp):
-    def linear(p, i, x): return x @ p[f"w{i}"].T + p[f"b{i}"]
+    def linear(p, i, x):
+        return x @ p[f"w{i}"].T + p[f"b{i}"]
 
     def mlp(t, x, p):
-        for i in range(len(w.widths) - 1): x = linear(p, i, x if i == 0 else jnp.tanh(x))
+        for i in range(len(w.widths) - 1):
+            x = linear(p, i, x if i == 0 else jnp.tanh(x))
         return x
 
     def cnf(t, z, p):
@@ -287,16 +438,26 @@ def jax_field(w, jnp):
 
 def runge_kutta_4(diffrax):
     class RungeKutta4(diffrax.AbstractERK):
-        tableau = diffrax.ButcherTableau(a_lower=(np.array([.5]), np.array([0, .5]), np.array([0, 0, 1.])), b_sol=np.array([1, 2, 2, 1]) / 6, b_error=np.zeros(4), c=np.array([.5, .5, 1.]))
+        tableau = diffrax.ButcherTableau(
+            a_lower=(np.array([0.5]), np.array([0, 0.5]), np.array([0, 0, 1.0])),
+            b_sol=np.array([1, 2, 2, 1]) / 6,
+            b_error=np.zeros(4),
+            c=np.array([0.5, 0.5, 1.0]),
+        )
         interpolation_cls = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
-        def order(self, terms): return 4
+
+        def order(self, terms):
+            return 4
+
     return RungeKutta4()
 
 
-# --- scipy -----------------------------------------------------------------------------------------------------------
+# --- scipy ------------------------------------------------------------------------------------
+
 
 def scipy_radau(w, arrays, rtol, atol, count=lambda: None):
     from scipy.integrate import solve_ivp
+
     k1, k2, k3 = arrays["k"].tolist()
 
     def field(t, x):
@@ -304,62 +465,115 @@ def scipy_radau(w, arrays, rtol, atol, count=lambda: None):
         a, b, c = x
         back, fast = k3 * b * c - k1 * a, k2 * b * b
         return back, -back - fast, fast
-    return solve_ivp(field, (w.times[0], w.times[-1]), arrays["x"], "Radau", w.times, rtol=rtol, atol=atol).y.T
+
+    return solve_ivp(
+        field, (w.times[0], w.times[-1]), arrays["x"], "Radau", w.times, rtol=rtol, atol=atol
+    ).y.T
 
 
 class Scipy:
     package = "scipy"
-    def __init__(self, threads): pass
-    def prepare(self, w, options, arrays): self.w, self.arrays = w, arrays
-    def count(self): self.nfe += 1
-    def floor(self): return None, None
+
+    def __init__(self, threads):
+        pass
+
+    def prepare(self, w, options, arrays):
+        self.w, self.arrays = w, arrays
+
+    def count(self):
+        self.nfe += 1
+
+    def floor(self):
+        return None, None
 
     def run(self):
         self.nfe = 0
-        return scipy_radau(self.w, self.arrays, self.w.tol, self.w.tol, self.count), None, self.nfe, 0
+        return (
+            scipy_radau(self.w, self.arrays, self.w.tol, self.w.tol, self.count),
+            None,
+            self.nfe,
+            0,
+        )
 
 
-# --- the process -----------------------------------------------------------------------------------------------------
+# --- the process ------------------------------------------------------------------------------
 
-PEERS = {"torchdyn": Torchdyn, "reference": Reference, "torchdiffeq": Torchdiffeq, "torchode": Torchode, "torchdyn1": Torchdyn1, "diffrax": Diffrax, "scipy": Scipy}
+PEERS = {
+    "torchdyn": Torchdyn,
+    "reference": Reference,
+    "torchdiffeq": Torchdiffeq,
+    "torchode": Torchode,
+    "torchdyn1": Torchdyn1,
+    "diffrax": Diffrax,
+    "scipy": Scipy,
+}
 
 
 def answer(make, threads, prepared, do, slot="", **request):
     if do == "version":
         module = importlib.import_module(make.package)
-        return {"version": getattr(module, "__version__", None) or importlib.metadata.version(make.package)}
+        return {
+            "version": getattr(module, "__version__", None)
+            or importlib.metadata.version(make.package)
+        }
     if do == "clear":
         prepared.clear()
         return {}
     if do == "prepare":
         w = request["workload"]
         w, peer = Workload(**{**w, "widths": tuple(w["widths"])}), make(threads)
-        with np.load(request["data"]) as arrays: peer.prepare(w, request["options"], dict(arrays))
-        start = time.perf_counter(); states, gradient, forward, backward = peer.run()
+        with np.load(request["data"]) as arrays:
+            peer.prepare(w, request["options"], dict(arrays))
+        start = time.perf_counter()
+        states, gradient, forward, backward = peer.run()
         first = time.perf_counter() - start
-        if len(states) != w.outputs: raise Unavailable(f"gave {len(states)} states for {w.outputs} times")
-        np.savez(request["save"], states=np.asarray(states), **({} if gradient is None else {"gradient": np.asarray(gradient)}))
-        start = time.perf_counter(); peer.run()
+        if len(states) != w.outputs:
+            raise Unavailable(f"gave {len(states)} states for {w.outputs} times")
+        np.savez(
+            request["save"],
+            states=np.asarray(states),
+            **({} if gradient is None else {"gradient": np.asarray(gradient)}),
+        )
+        start = time.perf_counter()
+        peer.run()
         prepared[slot], peer.middle = peer, states[len(states) // 2]
-        return {"nfe": forward, "nfe_backward": backward, "first": first, "once": time.perf_counter() - start}
+        return {
+            "nfe": forward,
+            "nfe_backward": backward,
+            "first": first,
+            "once": time.perf_counter() - start,
+        }
     peer = prepared[slot]
     if do == "time":
         gc.collect()
         wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(request["n"]): peer.run()
-        return {"cpu": (time.process_time() - cpu) / request["n"], "wall": (time.perf_counter() - wall) / request["n"]}
+        for _ in range(request["n"]):
+            peer.run()
+        return {
+            "cpu": (time.process_time() - cpu) / request["n"],
+            "wall": (time.perf_counter() - wall) / request["n"],
+        }
     return {"value": getattr(peer, do)()}
+
 
 def main(name, threads):
     warnings.simplefilter("ignore")
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)                            # what a peer prints is not an answer
+    os.dup2(2, 1)  # what a peer prints is not an answer
     prepared = {}
     for line in sys.stdin:
-        try: reply = answer(PEERS[name], threads, prepared, **json.loads(line))
-        except Unavailable as e: reply = {"unavailable": str(e)}
-        except Exception as e: reply = {"unavailable": f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:200]}
+        try:
+            reply = answer(PEERS[name], threads, prepared, **json.loads(line))
+        except Unavailable as e:
+            reply = {"unavailable": str(e)}
+        except Exception as e:
+            reply = {
+                "unavailable": f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[
+                    :200
+                ]
+            }
         replies.write(json.dumps(reply) + "\n")
 
 
-if __name__ == "__main__": main(sys.argv[1], int(sys.argv[2]))
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,4 +1,8 @@
-"""What is measured: the problems, their numbers, and who solves them how. Needs numpy alone, so every worker can read it."""
+"""What is measured: the problems, their numbers, and who solves them how.
+
+Needs numpy alone, so every worker can read it.
+"""
+
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,91 +11,162 @@ import numpy as np
 @dataclass(frozen=True)
 class Workload:
     "One problem and one task."
+
     name: str
     title: str
-    field: str = "mlp"           # 'mlp', 'vdp', 'cnf' or 'robertson'
-    task: str = "forward"        # 'forward', 'train' (gradients through the steps) or 'reduced' (gradients without their tape)
+    field: str = "mlp"  # 'mlp', 'vdp', 'cnf' or 'robertson'
+    # 'forward', 'train' (gradients through the steps) or 'reduced' (gradients without their tape)
+    task: str = "forward"
     widths: tuple = (2, 64, 64, 2)
     batch: int = 128
-    end: float = 1.
-    outputs: int = 50            # output times, the initial one among them
-    method: str = "dopri5"       # 'dopri5', 'rk4' (one step from each output to the next, or `steps`) or 'stiff'
-    steps: int = 0               # of rk4 over the whole interval, whatever the outputs (torchdyn and torchdiffeq)
-    tol: float = 1e-4            # both absolute and relative
+    end: float = 1.0
+    outputs: int = 50  # output times, the initial one among them
+    method: str = (
+        "dopri5"  # 'dopri5', 'rk4' (one step from each output to the next, or `steps`) or 'stiff'
+    )
+    steps: int = (
+        0  # of rk4 over the whole interval, whatever the outputs (torchdyn and torchdiffeq)
+    )
+    tol: float = 1e-4  # both absolute and relative
     double: bool = False
     reference_tol: float = 1e-12
 
     @property
     def times(self):
         "Output times, in double precision."
-        if self.field == "robertson": return np.concatenate([[0.], np.logspace(-2, np.log10(self.end), self.outputs - 1)])
+        if self.field == "robertson":
+            return np.concatenate([[0.0], np.logspace(-2, np.log10(self.end), self.outputs - 1)])
         return np.linspace(0, self.end, self.outputs)
 
 
 MLP = Workload("W1a", "forward, 1e-4")
 WIDE = replace(MLP, widths=(2, 256, 256, 2))
-CNF = Workload("W5a", "CNF, training step", field="cnf", task="train", batch=512, outputs=2, tol=1e-5)
+CNF = Workload(
+    "W5a", "CNF, training step", field="cnf", task="train", batch=512, outputs=2, tol=1e-5
+)
 FIXED = replace(MLP, method="rk4", outputs=101)
-LARGE = Workload("W7a", "large field, rk4", widths=(64, 512, 512, 64), batch=1024, method="rk4", outputs=11, reference_tol=1e-8)
+LARGE = Workload(
+    "W7a",
+    "large field, rk4",
+    widths=(64, 512, 512, 64),
+    batch=1024,
+    method="rk4",
+    outputs=11,
+    reference_tol=1e-8,
+)
 
-WORKLOADS = {w.name: w for w in [
-    MLP,
-    replace(MLP, name="W1b", title="forward, 1e-6", tol=1e-6),
-    replace(MLP, name="W2a", title="training step, 1e-4", task="train"),
-    replace(MLP, name="W2b", title="training step, 1e-6", task="train", tol=1e-6),
-    replace(MLP, name="W3a", title="reduced memory, 50 outputs", task="reduced"),
-    replace(WIDE, name="W3b", title="reduced memory, 10 outputs", task="reduced", outputs=10),
-    replace(WIDE, name="W3c", title="reduced memory, end only", task="reduced", outputs=2),
-    Workload("W4", "256 van der Pol oscillators", field="vdp", batch=256, end=10., outputs=100, tol=1e-5),
-    CNF,
-    replace(CNF, name="W5b", title="CNF, reduced memory", task="reduced"),
-    replace(FIXED, name="W6a", title="rk4, 100 steps"),
-    replace(FIXED, name="W6b", title="rk4, training step", task="train"),
-    LARGE,
-    replace(LARGE, name="W7b", title="large field, rk4, training step", task="train"),
-    replace(LARGE, name="W7c", title="large field, dopri5", method="dopri5"),
-    Workload("W8", "Robertson, stiff", field="robertson", end=1e4, outputs=20, tol=1e-6, method="stiff", double=True),
-]}
-TWO_THREADS = "W1a", "W2a", "W7a", "W7b", "W7c"   # repeated with two threads
+WORKLOADS = {
+    w.name: w
+    for w in [
+        MLP,
+        replace(MLP, name="W1b", title="forward, 1e-6", tol=1e-6),
+        replace(MLP, name="W2a", title="training step, 1e-4", task="train"),
+        replace(MLP, name="W2b", title="training step, 1e-6", task="train", tol=1e-6),
+        replace(MLP, name="W3a", title="reduced memory, 50 outputs", task="reduced"),
+        replace(WIDE, name="W3b", title="reduced memory, 10 outputs", task="reduced", outputs=10),
+        replace(WIDE, name="W3c", title="reduced memory, end only", task="reduced", outputs=2),
+        Workload(
+            "W4",
+            "256 van der Pol oscillators",
+            field="vdp",
+            batch=256,
+            end=10.0,
+            outputs=100,
+            tol=1e-5,
+        ),
+        CNF,
+        replace(CNF, name="W5b", title="CNF, reduced memory", task="reduced"),
+        replace(FIXED, name="W6a", title="rk4, 100 steps"),
+        replace(FIXED, name="W6b", title="rk4, training step", task="train"),
+        LARGE,
+        replace(LARGE, name="W7b", title="large field, rk4, training step", task="train"),
+        replace(LARGE, name="W7c", title="large field, dopri5", method="dopri5"),
+        Workload(
+            "W8",
+            "Robertson, stiff",
+            field="robertson",
+            end=1e4,
+            outputs=20,
+            tol=1e-6,
+            method="stiff",
+            double=True,
+        ),
+    ]
+}
+TWO_THREADS = "W1a", "W2a", "W7a", "W7b", "W7c"  # repeated with two threads
 
 PEERS = "torchdyn", "torchdiffeq", "torchode", "torchdyn1", "diffrax", "scipy"
-BASE = "torchdiffeq"             # ratios are relative to it
+BASE = "torchdiffeq"  # ratios are relative to it
 
 
 def variants(w):
-    "Who takes part: a list of (peer, label, options); options `None` with a reason in place of the label if a peer cannot."
+    """Who takes part: a list of (peer, label, options); options `None` with a reason in place of
+    the label if a peer cannot."""
     one, none = [("", {})], lambda reason: [(reason, None)]
     rows = {peer: one for peer in PEERS}
     rows["torchdyn"] = one + [("compiled", {"compile": True})]
     rows["scipy"] = none("solves the stiff workload only")
     if w.task == "reduced":
-        rows["torchdyn"] = [(s, {"sensitivity": s}) for s in ("checkpointed", "adjoint")] + [("checkpointed, compiled", {"sensitivity": "checkpointed", "compile": True})]
+        rows["torchdyn"] = [(s, {"sensitivity": s}) for s in ("checkpointed", "adjoint")] + [
+            ("checkpointed, compiled", {"sensitivity": "checkpointed", "compile": True})
+        ]
         rows["torchdiffeq"] = [("adjoint", {"adjoint": True})]
         rows["torchode"] = [("joint backsolve", {"adjoint": True})]
-        rows["torchdyn1"] = [("adjoint", {"sensitivity": "adjoint"}), ("interpolated adjoint", {"sensitivity": "interpolated_adjoint"})]
+        rows["torchdyn1"] = [
+            ("adjoint", {"sensitivity": "adjoint"}),
+            ("interpolated adjoint", {"sensitivity": "interpolated_adjoint"}),
+        ]
         rows["diffrax"] = [("checkpointed", {}), ("backsolve", {"backsolve": True})]
     elif w.field == "vdp":
-        rows["torchdyn"] = [("one clock", {}), ("per sample", {"per_sample": True}), ("one clock, compiled", {"compile": True})]
+        rows["torchdyn"] = [
+            ("one clock", {}),
+            ("per sample", {"per_sample": True}),
+            ("one clock, compiled", {"compile": True}),
+        ]
         rows["diffrax"] = [("one clock", {}), ("per sample", {"per_sample": True})]
     elif w.method == "stiff":
-        rows = {"torchdyn": [(s, {"solver": s}) for s in ("rodas4", "radau5", "kvaerno5")] + [("rodas4, with gradient", {"solver": "rodas4", "gradient": True}),
-                             ("rodas4, compiled", {"solver": "rodas4", "compile": True}), ("rodas4, compiled, with gradient", {"solver": "rodas4", "gradient": True, "compile": True})],
-                "torchdiffeq": [("scipy's Radau", {})], "torchode": none("explicit methods only"), "torchdyn1": none("fixed-step implicit Euler only"),
-                "diffrax": [("kvaerno5", {})], "scipy": [("Radau", {})]}
-    if w.method == "rk4": rows["torchode"] = none("no fixed-step rk4")
+        rows = {
+            "torchdyn": [(s, {"solver": s}) for s in ("rodas4", "radau5", "kvaerno5")]
+            + [
+                ("rodas4, with gradient", {"solver": "rodas4", "gradient": True}),
+                ("rodas4, compiled", {"solver": "rodas4", "compile": True}),
+                (
+                    "rodas4, compiled, with gradient",
+                    {"solver": "rodas4", "gradient": True, "compile": True},
+                ),
+            ],
+            "torchdiffeq": [("scipy's Radau", {})],
+            "torchode": none("explicit methods only"),
+            "torchdyn1": none("fixed-step implicit Euler only"),
+            "diffrax": [("kvaerno5", {})],
+            "scipy": [("Radau", {})],
+        }
+    if w.method == "rk4":
+        rows["torchode"] = none("no fixed-step rk4")
     return [(peer, label, options) for peer, found in rows.items() for label, options in found]
 
 
 def data(w, seed=0):
-    "Weights and initial state in the precision of the workload: a dict of arrays, the same numbers for every peer."
+    "Weights and initial state in the workload's precision, the same numbers for every peer."
     make, dtype = np.random.default_rng(seed), np.float64 if w.double else np.float32
-    if w.field == "robertson": return {"x": np.array([1., 0., 0.]), "k": np.array([.04, 3e7, 1e4])}
-    if w.field == "vdp": return {"x": (np.array([2., 0.]) + .1 * make.standard_normal((w.batch, 2))).astype(dtype), "mu": np.linspace(.1, 20, w.batch).astype(dtype)}
+    if w.field == "robertson":
+        return {"x": np.array([1.0, 0.0, 0.0]), "k": np.array([0.04, 3e7, 1e4])}
+    if w.field == "vdp":
+        return {
+            "x": (np.array([2.0, 0.0]) + 0.1 * make.standard_normal((w.batch, 2))).astype(dtype),
+            "mu": np.linspace(0.1, 20, w.batch).astype(dtype),
+        }
     arrays = {"x": make.standard_normal((w.batch, w.widths[0]))}
     for i, (n, m) in enumerate(zip(w.widths, w.widths[1:])):
-        arrays[f"w{i}"], arrays[f"b{i}"] = make.standard_normal((m, n)) * GAIN / n ** .5, make.standard_normal(m) * .1
-    if w.field == "cnf": arrays["x"] = np.concatenate([arrays["x"], np.zeros((w.batch, 1))], 1)   # state and log-determinant
+        arrays[f"w{i}"], arrays[f"b{i}"] = (
+            make.standard_normal((m, n)) * GAIN / n**0.5,
+            make.standard_normal(m) * 0.1,
+        )
+    if w.field == "cnf":
+        arrays["x"] = np.concatenate(
+            [arrays["x"], np.zeros((w.batch, 1))], 1
+        )  # state and log-determinant
     return {name: v.astype(dtype) for name, v in arrays.items()}
 
 
-GAIN = 2.   # of the weights: a field with some turns in it
+GAIN = 2.0  # of the weights: a field with some turns in it

@@ -19,12 +19,15 @@ from ..numerics.control import Tolerance
 from ..numerics.odeint import as_sensitivity, as_stepper, odeint, unknown_options
 from ..numerics.sensitivity import parameters_of
 from ..numerics.states import Solution, VectorField, announced, args_for, call_form
-from ..numerics.steppers import STEPPERS, Stepper
+from ..numerics.steppers import STEPPERS
 
 # %% ../../nbs/20_neural_ode.ipynb #0458b148
 class HigherOrder(nn.Module):
-    "The first-order form of $z^{(n)} = f(t, [z, \\dot z, \\dots])$: a state of `n` equal blocks along dimension 1."
-    def __init__(self,
+    """The first-order form of $z^{(n)} = f(t, [z, \\dot z, \\dots])$: a state of `n` equal blocks
+    along dimension 1."""
+
+    def __init__(
+        self,
         f: nn.Module | Callable,  # gives the highest derivative, one block, from the whole state
         order: int,
     ):
@@ -36,18 +39,24 @@ class HigherOrder(nn.Module):
     def forward(self, t, x, args=None):
         dim = min(1, x.dim() - 1)
         if x.shape[dim] % self.order:
-            raise ValueError(f"a state of order {self.order} needs a dimension {dim} divisible by {self.order}; "
-                             f"got shape {list(x.shape)}")
+            raise ValueError(
+                f"a state of order {self.order} needs a dimension {dim} divisible by "
+                f"{self.order}; "
+                f"got shape {list(x.shape)}"
+            )
         args = args_for(self.takes_args, args)
         highest = self.f(t, x, *args) if self.timed else self.f(x, *args)
         return torch.cat([*x.chunk(self.order, dim)[1:], highest], dim)
 
 # %% ../../nbs/20_neural_ode.ipynb #31726310
 class DEFunc(nn.Module):
-    "A vector field as a module: `vf(t, x)` for a number or tensor `t`; `vf.nfe` counts evaluations and can be reset."
-    def __init__(self,
+    """A vector field as a module: `vf(t, x)` for a number or tensor `t`; `vf.nfe` counts
+    evaluations and can be reset."""
+
+    def __init__(
+        self,
         f: nn.Module | Callable,  # `f(x)` or `f(t, x)`, either with a last `args`
-        order: int = 1,           # `f` gives the derivative of this order
+        order: int = 1,  # `f` gives the derivative of this order
     ):
         super().__init__()
         self.m = f if order == 1 else HigherOrder(f, order)
@@ -57,19 +66,22 @@ class DEFunc(nn.Module):
 
     @property
     def stands_for(self):
-        "What a stepper that takes fields apart may look into: the field, unless hooks are to see each evaluation."
+        """What a stepper that takes fields apart may look into: the field, unless hooks are to see
+        each evaluation."""
         return self if self._forward_hooks or self._forward_pre_hooks else self.m
 
     def field(self, args: Any = None) -> VectorField:
-        "The field as solvers take it. Without need the solver's clock, a number, is not made a tensor."
+        """The field as solvers take it. Without need the solver's clock, a number, is not made a
+        tensor."""
         seen = self.timed or bool(self._forward_hooks) or bool(self._forward_pre_hooks)
         return VectorField(self, args, form=(seen or "clock", "optional"))
 
     def forward(self, t: float | Tensor, x: Any, args: Any = None) -> Any:
         if not is_compiling():
-            self.__dict__["nfe"] += 1      # a module takes long to set an attribute, and to find a module
+            # a module takes long to set an attribute, and to find a module
+            self.__dict__["nfe"] += 1
         m = self._modules.get("m") or self.m
-        if not announced(t):               # called by hand, outside of a solve
+        if not announced(t):  # called by hand, outside of a solve
             return VectorField(m, args, form=(self.timed, self.takes_args))(t, x)
         if self.takes_args or args is not None:
             args = args_for(self.takes_args, args)
@@ -81,14 +93,18 @@ class DEFunc(nn.Module):
         "TorchDyn 1 had the field two wrappers deep, as `model.vf.vf.vf`."
         return _Inner(self)
 
-    def _load_from_state_dict(self, state, prefix, *rest):  # checkpoints of TorchDyn 1 say vf.vf.vf.0.weight
+    def _load_from_state_dict(self, state, prefix, *rest):
+        "Checkpoints of TorchDyn 1 say vf.vf.vf.0.weight."
         old = prefix + "vf.vf."
-        for key in [k for k in state if k.startswith(old)]: state[prefix + "m." + key[len(old):]] = state.pop(key)
+        for key in [k for k in state if k.startswith(old)]:
+            state[prefix + "m." + key[len(old) :]] = state.pop(key)
         super()._load_from_state_dict(state, prefix, *rest)
 
 
 class _Inner:
-    "What `model.vf.vf` was: called like `model.vf`, and `model.vf.vf.vf` is the field as it was given."
+    """What `model.vf.vf` was: called like `model.vf`, and `model.vf.vf.vf` is the field as it was
+    given."""
+
     def __init__(self, outer):
         self.outer = outer
 
@@ -107,25 +123,48 @@ class _Inner:
 
 # %% ../../nbs/20_neural_ode.ipynb #1f328100
 _GIVEN_TO_A_SOLVE = ("f", "x", "t_span", "args", "save_at")
-_OPTIONS = {p.name: p for p in inspect.signature(odeint).parameters.values()
-            if p.name not in _GIVEN_TO_A_SOLVE and p.kind is not p.VAR_KEYWORD}
-_BY_PLACE = ("solver", "order", "atol", "rtol", "sensitivity", "solver_adjoint", "atol_adjoint", "rtol_adjoint",
-             "interpolator", "integral_loss", "optimizable_params", "checkpoints")   # may be given without their names
+_OPTIONS = {
+    p.name: p
+    for p in inspect.signature(odeint).parameters.values()
+    if p.name not in _GIVEN_TO_A_SOLVE and p.kind is not p.VAR_KEYWORD
+}
+_BY_PLACE = (
+    "solver",
+    "order",
+    "atol",
+    "rtol",
+    "sensitivity",
+    "solver_adjoint",
+    "atol_adjoint",
+    "rtol_adjoint",
+    # may be given without their names
+    "interpolator",
+    "integral_loss",
+    "optimizable_params",
+    "checkpoints",
+)
 
 
 def _with_options(cls):
-    "Shows the options of `odeint` in the signature and the docstring of a class that takes `*by_place, **options`."
+    """Shows the options of `odeint` in the signature and the docstring of a class that takes
+    `*by_place, **options`."""
     init = cls.__init__
     parent = cls.__mro__[1].__init__
     shown = {**getattr(parent, "_shown", {}), **inspect.signature(init).parameters, **_OPTIONS}
-    by_place = [shown.pop(name).replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
-                for name in ("self", "vector_field", *_BY_PLACE)]
+    by_place = [
+        shown.pop(name).replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        for name in ("self", "vector_field", *_BY_PLACE)
+    ]
     by_name = [p for p in shown.values() if p.kind is p.KEYWORD_ONLY]
     init._shown = {p.name: p for p in by_place + by_name}
     init.__signature__ = inspect.Signature(by_place + by_name)
-    init.__delwrap__ = parent if hasattr(parent, "_shown") else odeint      # where nbdev looks for further comments
+    # where nbdev looks for further comments
+    init.__delwrap__ = parent if hasattr(parent, "_shown") else odeint
     comments = {**_comments(odeint), **_comments(parent), **_comments(init)}
-    lines = [f"    {p}\n        {comments.get(name, '')}".rstrip() for name, p in list(init._shown.items())[1:]]
+    lines = [
+        f"    {p}\n        {comments.get(name, '')}".rstrip()
+        for name, p in list(init._shown.items())[1:]
+    ]
     cls.__doc__ += "\n\nParameters; the options are attributes too:\n\n" + "\n".join(lines)
     return cls
 
@@ -147,12 +186,16 @@ def _made_of(g, f):  # whether `f` has all tensors of `g`
 
 @_with_options
 class ODEProblem(nn.Module):
-    "A vector field and how to solve it. `problem(x, t_span)` is a `Solution`, which unpacks as `(t_eval, x)`."
-    def __init__(self,
+    """A vector field and how to solve it. `problem(x, t_span)` is a `Solution`, which unpacks as
+    `(t_eval, x)`."""
+
+    def __init__(
+        self,
         vector_field: nn.Module | Callable,  # `f(x)` or `f(t, x)`, either with a last `args`
-        *by_place,                           # the first of the options below may be given without their names
-        order: int = 1,                      # of the differential equation
-        **options,                           # of `odeint`
+        # the first of the options below may be given without their names
+        *by_place,
+        order: int = 1,  # of the differential equation
+        **options,  # of `odeint`
     ):
         super().__init__()
         options = self._named(by_place, options)
@@ -169,7 +212,10 @@ class ODEProblem(nn.Module):
         "All options by their names. Raises `TypeError` for one that does not exist."
         who = type(self).__name__
         if len(by_place) > len(_BY_PLACE):
-            raise TypeError(f"{who} takes at most {1 + len(_BY_PLACE)} arguments without a name; got {1 + len(by_place)}")
+            raise TypeError(
+                f"{who} takes at most {1 + len(_BY_PLACE)} arguments without a name; "
+                f"got {1 + len(by_place)}"
+            )
         first = dict(zip(_BY_PLACE, by_place))
         twice = sorted(first.keys() & options.keys())
         if twice:
@@ -183,10 +229,11 @@ class ODEProblem(nn.Module):
     def __setattr__(self, name, value):
         if name not in _OPTIONS:
             return super().__setattr__(name, value)
-        if name == "solver":                       # a module, and part of the model: it may have parameters
+        # a module, and part of the model: it may have parameters
+        if name == "solver":
             return super().__setattr__(name, as_stepper(value))
         if name == "sensitivity":
-            as_sensitivity(value)                  # is it one?
+            as_sensitivity(value)  # is it one?
         if name == "integral_loss":
             self._register(value)
         super().__setattr__("options", {**self.options, name: value})
@@ -204,31 +251,38 @@ class ODEProblem(nn.Module):
         if own:
             self.integrands = nn.ModuleList(own)
 
-    def odeint(self,
-        x: Any,                # initial state
-        t_span: Any,           # times `[T]`; with `per_sample=True` also `[B, T]`
-        save_at: Any = None,   # keep the states at these times instead
-        args: Any = None,      # handed to the field
+    def odeint(
+        self,
+        x: Any,  # initial state
+        t_span: Any,  # times `[T]`; with `per_sample=True` also `[B, T]`
+        save_at: Any = None,  # keep the states at these times instead
+        args: Any = None,  # handed to the field
     ) -> Solution:
         "Solves with the remembered options."
         options = self.options
         given = self.vf.vf.vf
-        if not isinstance(given, nn.Module) and (owned := parameters_of(given)):      # of the module whose method it is
+        # of the module whose method it is
+        if not isinstance(given, nn.Module) and (owned := parameters_of(given)):
             options = {**options, "optimizable_params": (*self.optimizable_params, *owned)}
         return odeint(self.vf.field(args), x, t_span, self.solver, save_at=save_at, **options)
 
-    def forward(self, x, t_span, save_at=None, args=None): return self.odeint(x, t_span, save_at, args)
+    def forward(self, x, t_span, save_at=None, args=None):
+        return self.odeint(x, t_span, save_at, args)
 
 # %% ../../nbs/20_neural_ode.ipynb #6d068a9c
 class _Added(torch.autograd.Function):
-    "The identity on states. Its backward pass adds the gradient of an integral, a 0-dim tensor, that nobody sees."
+    """The identity on states. Its backward pass adds the gradient of an integral, a 0-dim tensor,
+    that nobody sees."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(integral, *states): return tuple(v.clone() for v in states)      # views could not be changed in place
+    def forward(integral, *states):
+        return tuple(v.clone() for v in states)  # views could not be changed in place
 
     @staticmethod
-    def setup_context(ctx, inputs, output): ctx.kind = inputs[0].dtype, inputs[0].device
+    def setup_context(ctx, inputs, output):
+        ctx.kind = inputs[0].dtype, inputs[0].device
 
     @staticmethod
     def backward(ctx, *gradients):
@@ -238,44 +292,63 @@ class _Added(torch.autograd.Function):
 
 class _AddedForward(_Added):
     "The same in forward mode, of which the compiler has no notion: the states move as they did."
+
     @staticmethod
-    def jvp(ctx, _, *tangents): return tangents
+    def jvp(ctx, _, *tangents):
+        return tangents
 
 
 def states_alone(
     solution: Solution,
-) -> Any:                # its states, in their nest
-    "The states of a solution that nobody will see. Differentiating them also gives the gradient of its integrals."
-    integrals = [v for v in tree_leaves(solution.integral_loss) if v is not None and v.requires_grad]
+) -> Any:  # its states, in their nest
+    """The states of a solution that nobody will see. Differentiating them also gives the gradient
+    of its integrals."""
+    integrals = [
+        v for v in tree_leaves(solution.integral_loss) if v is not None and v.requires_grad
+    ]
     if not integrals:
         return solution.x
     leaves, nest = tree_flatten(solution.x)
     kind = _Added if is_compiling() else _AddedForward
-    total = sum(v.nansum() for v in integrals)       # a sample that failed has none
+    total = sum(v.nansum() for v in integrals)  # a sample that failed has none
     return tree_unflatten(kind.apply(total, *leaves), nest)
 
 # %% ../../nbs/20_neural_ode.ipynb #f91836e5
 @_with_options
 class NeuralODE(ODEProblem):
-    "A neural ordinary differential equation. Source: Chen et al. (2018); Poli, Massaroli et al. (2020), Figure 2."
-    def __init__(self,
-        vector_field: nn.Module | Callable,   # `f(x)` or `f(t, x)`, either with a last `args`
-        *by_place,                            # as for `ODEProblem`
-        t_span: Any = (0., 1.),               # the default interval; assignable, and trained if it is an `nn.Parameter`
-        return_t_eval: bool | None = None,    # `None`: see `forward`; True: always the `Solution`, `(t_eval, x)`; False: always the whole trajectory alone
-        seminorm: bool = True,                # kept for old calls: the adjoint state holds no parameters, so their error never limits its steps
-        **options,                            # those of `ODEProblem`
+    """A neural ordinary differential equation. Source: Chen et al. (2018); Poli, Massaroli et al.
+    (2020), Figure 2."""
+
+    def __init__(
+        self,
+        vector_field: nn.Module | Callable,  # `f(x)` or `f(t, x)`, either with a last `args`
+        *by_place,  # as for `ODEProblem`
+        # the default interval; assignable, and trained if it is an `nn.Parameter`
+        t_span: Any = (0.0, 1.0),
+        # `None`: see `forward`; True: always the `Solution`, `(t_eval, x)`; False: always the whole
+        # trajectory alone
+        return_t_eval: bool | None = None,
+        # kept for old calls: the adjoint state holds no parameters, so their error never limits its
+        # steps
+        seminorm: bool = True,
+        **options,  # those of `ODEProblem`
     ):
         super().__init__(vector_field, *by_place, **options)
-        self.t_span = t_span if isinstance(t_span, Tensor) else torch.as_tensor(t_span, dtype=torch.float64)
+        self.t_span = (
+            t_span if isinstance(t_span, Tensor) else torch.as_tensor(t_span, dtype=torch.float64)
+        )
         self.return_t_eval = return_t_eval
 
-    def forward(self,
-        x: Any,               # initial state, a tensor of any shape or a nest of tensors
-        t_span: Any = None,   # times `[T]`, with `per_sample=True` also `[B, T]`; `None`: the default interval
-        save_at: Any = None, args: Any = None,
+    def forward(
+        self,
+        x: Any,  # initial state, a tensor of any shape or a nest of tensors
+        # times `[T]`, with `per_sample=True` also `[B, T]`; `None`: the default interval
+        t_span: Any = None,
+        save_at: Any = None,
+        args: Any = None,
     ):
-        "`model(x)` is the state at the end; `model(x, t_span)` the solution, which unpacks as `(t_eval, x)` and has the `integral_loss`."
+        """`model(x)` is the state at the end; `model(x, t_span)` the solution, which unpacks as
+        `(t_eval, x)` and has the `integral_loss`."""
         solution = self.odeint(x, self.t_span if t_span is None else t_span, save_at, args)
         whole = self.return_t_eval
         if whole is None:
@@ -290,9 +363,14 @@ class NeuralODE(ODEProblem):
         return states_alone(self.odeint(x, t_span, args=args))
 
     def __repr__(self):
-        solver = next((name for name, cls in STEPPERS.items() if type(self.solver) is cls), type(self.solver).__name__)
+        solver = next(
+            (name for name, cls in STEPPERS.items() if type(self.solver) is cls),
+            type(self.solver).__name__,
+        )
         span = torch.as_tensor(self.t_span).detach()
-        interval = f"{span[0].item()} to {span[-1].item()}" if span.dim() == 1 else "one for each sample"
+        interval = (
+            f"{span[0].item()} to {span[-1].item()}" if span.dim() == 1 else "one for each sample"
+        )
         losses = ", ".join(map(_name, tree_leaves(self.integral_loss)))
         lines = [
             "Neural DE:",
@@ -312,7 +390,8 @@ class NeuralODE(ODEProblem):
         return "\n".join(lines)
 
     def _how(self, span):
-        "How steps are chosen: by tolerances, or how many fixed ones there are, counted by taking them."
+        """How steps are chosen: by tolerances, or how many fixed ones there are, counted by taking
+        them."""
         if self.solver.adaptive and self.dt is None:
             default = Tolerance()
             rtol = default.rtol if self.rtol is None else self.rtol
@@ -320,12 +399,25 @@ class NeuralODE(ODEProblem):
             return [f"  - tolerances: relative {rtol} absolute {atol}"]
         if span.dim() > 1:
             return ["  - steps: fixed"]
-        walk = odeint(torch.zeros_like, torch.zeros(1), span, "euler", dt=self.dt, t_stops=self.t_stops,
-                      max_steps=self.max_steps, throw=False)
+        walk = odeint(
+            torch.zeros_like,
+            torch.zeros(1),
+            span,
+            "euler",
+            dt=self.dt,
+            t_stops=self.t_stops,
+            max_steps=self.max_steps,
+            throw=False,
+        )
         return [f"  - steps: {walk.stats.steps or 'too many'}, fixed"]
 
 
 def _name(g):  # a function by its name, a module as it shows itself
-    return repr(g) if g is None or isinstance(g, nn.Module) else getattr(g, "__name__", type(g).__name__)
+    return (
+        repr(g)
+        if g is None or isinstance(g, nn.Module)
+        else getattr(g, "__name__", type(g).__name__)
+    )
+
 
 NeuralDE = NeuralODE  # the name of the 2020 paper

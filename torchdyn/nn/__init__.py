@@ -7,8 +7,42 @@ __all__ = ['DepthCat', 'Basis', 'Fourier', 'Polynomial', 'Chebyshev', 'Chebychev
            'BSpline', 'PiecewiseConstant', 'GalLinear', 'GalConv2d', 'Stacked', 'Hypernet', 'DataControl', 'Augmenter']
 
 # %% ../../nbs/43_room_nn.ipynb #7ff88ae7
-from .depth import (DepthCat, Basis, Fourier, Polynomial, Chebyshev, Chebychev, GaussianRBF, MultiquadRBF, VanillaRBF, BSpline, PiecewiseConstant,
-                               GalLinear, GalConv2d, Stacked, Hypernet, DataControl, Augmenter)
+from torchdyn.nn.depth import (
+    DepthCat,
+    Basis,
+    Fourier,
+    Polynomial,
+    Chebyshev,
+    Chebychev,
+    GaussianRBF,
+    MultiquadRBF,
+    VanillaRBF,
+    BSpline,
+    PiecewiseConstant,
+    GalLinear,
+    GalConv2d,
+    Stacked,
+    Hypernet,
+    DataControl,
+    Augmenter,
+)
 
-_all_ = ["DepthCat", "Basis", "Fourier", "Polynomial", "Chebyshev", "Chebychev", "GaussianRBF", "MultiquadRBF", "VanillaRBF", "BSpline", "PiecewiseConstant",
-         "GalLinear", "GalConv2d", "Stacked", "Hypernet", "DataControl", "Augmenter"]
+_all_ = [
+    "DepthCat",
+    "Basis",
+    "Fourier",
+    "Polynomial",
+    "Chebyshev",
+    "Chebychev",
+    "GaussianRBF",
+    "MultiquadRBF",
+    "VanillaRBF",
+    "BSpline",
+    "PiecewiseConstant",
+    "GalLinear",
+    "GalConv2d",
+    "Stacked",
+    "Hypernet",
+    "DataControl",
+    "Augmenter",
+]

@@ -19,82 +19,123 @@ from ..numerics.states import current_control, current_depth
 
 # %% ../../nbs/21_depth_variance.ipynb #55c617d3
 class DepthCat(nn.Module):
-    "Appends the depth as one more feature along dimension `idx_cat`. Source: Poli, Massaroli et al. (2020), Figure 2."
-    def __init__(self,
-        idx_cat: int = 1,  # dimension to append to: features `[B, D]` or channels `[B, C, H, W]` have 1
+    """Appends the depth as one more feature along dimension `idx_cat`. Source: Poli, Massaroli et
+    al. (2020), Figure 2."""
+
+    def __init__(
+        self,
+        # dimension to append to: features `[B, D]` or channels `[B, C, H, W]` have 1
+        idx_cat: int = 1,
     ):
         super().__init__()
         self.idx_cat = idx_cat
 
-    def forward(self,
-        x: Tensor,   # `[B, D, ...]`
-    ) -> Tensor:     # `[B, D + 1, ...]`
-        s, shape = current_depth(x), list(x.shape)
-        if s.dim(): s = s.reshape(-1, *[1] * (x.dim() - 1))     # clocks are shaped as the state, which need not be as `x`
+    def forward(
+        self,
+        x: Tensor,  # `[B, D, ...]`
+    ) -> Tensor:
+        "`[B, D + 1, ...]`."
+        s = current_depth(x)
+        shape = list(x.shape)
+        # clocks are shaped as the state, which need not be as `x`
+        if s.dim():
+            s = s.reshape(-1, *[1] * (x.dim() - 1))
         shape[self.idx_cat] = 1
         return torch.cat([x, s.expand(shape)], self.idx_cat)
 
-    def extra_repr(self): return "" if self.idx_cat == 1 else f"idx_cat={self.idx_cat}"
+    def extra_repr(self):
+        return "" if self.idx_cat == 1 else f"idx_cat={self.idx_cat}"
 
 # %% ../../nbs/21_depth_variance.ipynb #3626d6cd
 class Basis(nn.Module):
     "Functions of depth $\\psi_1, \\dots, \\psi_m$. A subclass gives their `values`."
-    def __init__(self,
-        size: int,                # number of functions, m
-        span: tuple = (0., 1.),   # depths on which they live
-        adaptive: bool = False,   # train a dilation and a shift of the depth
+
+    def __init__(
+        self,
+        size: int,  # number of functions, m
+        span: tuple = (0.0, 1.0),  # depths on which they live
+        adaptive: bool = False,  # train a dilation and a shift of the depth
     ):
         super().__init__()
-        if size < 1: raise ValueError(f"a basis needs at least one function; got {size}")
-        if not span[0] < span[1]: raise ValueError(f"a span of depth is (low, high); got {tuple(span)}")
-        self.size, self.span, self.adaptive = size, tuple(map(float, span)), adaptive
-        if adaptive: self.dilation, self.shift = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
+        if size < 1:
+            raise ValueError(f"a basis needs at least one function; got {size}")
+        if not span[0] < span[1]:
+            raise ValueError(f"a span of depth is (low, high); got {tuple(span)}")
+        self.size = size
+        self.span = tuple(map(float, span))
+        self.adaptive = adaptive
+        if adaptive:
+            self.dilation = nn.Parameter(torch.ones(()))
+            self.shift = nn.Parameter(torch.zeros(()))
 
-    def unit(self, s): return (s - self.span[0]) / (self.span[1] - self.span[0])
+    def unit(self, s):
+        return (s - self.span[0]) / (self.span[1] - self.span[0])
 
-    def values(self, s): raise NotImplementedError(f"{type(self).__name__} must define values(s), [*s.shape, m]")
+    def values(self, s):
+        raise NotImplementedError(f"{type(self).__name__} must define values(s), [*s.shape, m]")
 
-    def forward(self,
+    def forward(
+        self,
         s: Tensor,  # depths of any shape
-    ) -> Tensor:    # `[*s.shape, m]`
+    ) -> Tensor:
+        "`[*s.shape, m]`."
         return self.values(self.dilation.to(s) * s + self.shift.to(s) if self.adaptive else s)
 
     @torch.no_grad()
     def one(self) -> Tensor:  # `[m]`
-        "The coefficients with which the functions add up to 1 on the span: exact where they can, else least squares."
+        """The coefficients with which the functions add up to 1 on the span: exact where they can,
+        else least squares."""
         s = torch.linspace(*self.span, 16 * self.size + 1, dtype=torch.float64, device="cpu")
         return torch.linalg.lstsq(self.values(s), torch.ones_like(s)[:, None]).solution[:, 0]
 
-    def extra_repr(self): return f"m={self.size}" + f", span={self.span}" * (self.span != (0., 1.)) + ", adaptive=True" * self.adaptive
+    def extra_repr(self):
+        return (
+            f"m={self.size}"
+            + f", span={self.span}" * (self.span != (0.0, 1.0))
+            + ", adaptive=True" * self.adaptive
+        )
 
 # %% ../../nbs/21_depth_variance.ipynb #7cf0f264
 class Fourier(Basis):
     "1, then cosines, then sines of 1 to `deg` periods on the span."
-    def __init__(self, deg: int, adaptive: bool = False, span: tuple = (0., 1.)):
+
+    def __init__(self, deg: int, adaptive: bool = False, span: tuple = (0.0, 1.0)):
         super().__init__(2 * deg + 1, span, adaptive)
         self.deg = deg
 
     def values(self, s):
-        phase = 2 * math.pi * self.unit(s).unsqueeze(-1) * torch.arange(1, self.deg + 1, dtype=s.dtype, device=s.device)
+        phase = (
+            2
+            * math.pi
+            * self.unit(s).unsqueeze(-1)
+            * torch.arange(1, self.deg + 1, dtype=s.dtype, device=s.device)
+        )
         return torch.cat([torch.ones_like(s).unsqueeze(-1), phase.cos(), phase.sin()], -1)
 
 
 class Polynomial(Basis):
     "The powers 0 to `deg` of the depth, in units of the span."
-    def __init__(self, deg: int, adaptive: bool = False, span: tuple = (0., 1.)):
+
+    def __init__(self, deg: int, adaptive: bool = False, span: tuple = (0.0, 1.0)):
         super().__init__(deg + 1, span, adaptive)
         self.deg = deg
 
-    def values(self, s): return self.unit(s).unsqueeze(-1) ** torch.arange(self.deg + 1, dtype=s.dtype, device=s.device)
+    def values(self, s):
+        return self.unit(s).unsqueeze(-1) ** torch.arange(
+            self.deg + 1, dtype=s.dtype, device=s.device
+        )
 
 
 class Chebyshev(Polynomial):
     "The Chebyshev polynomials $T_0, \\dots, T_{deg}$ on the span."
+
     def values(self, s):
         v = 2 * self.unit(s) - 1
         T = [torch.ones_like(v), v]
-        for _ in range(self.deg - 1): T.append(2 * v * T[-1] - T[-2])
-        return torch.stack(T[:self.size], -1)
+        for _ in range(self.deg - 1):
+            T.append(2 * v * T[-1] - T[-2])
+        return torch.stack(T[: self.size], -1)
+
 
 Chebychev = Chebyshev  # as TorchDyn 1 spelled it
 _all_ = ["Chebychev"]
@@ -103,63 +144,99 @@ _all_ = ["Chebychev"]
 class _RBF(Basis):
     width = None
 
-    def __init__(self,
-        deg: int,                  # number of centres
-        adaptive: bool = False,    # train centres and widths, dilation and shift
-        eps: float | None = None,  # inverse width, in units of the span; `None`: of the spacing, for `VanillaRBF` 1
-        span: tuple = (0., 1.),
+    def __init__(
+        self,
+        deg: int,  # number of centres
+        adaptive: bool = False,  # train centres and widths, dilation and shift
+        # inverse width, in units of the span; `None`: of the spacing, for `VanillaRBF` 1
+        eps: float | None = None,
+        span: tuple = (0.0, 1.0),
     ):
         super().__init__(deg, span, adaptive)
-        self.deg, self.eps = deg, float(self.width or max(deg - 1, 1)) if eps is None else float(eps)
-        if adaptive: self.centres, self.eps = nn.Parameter(self.even(torch.get_default_dtype(), None)), nn.Parameter(torch.full((deg,), self.eps))
+        self.deg, self.eps = (
+            deg,
+            float(self.width or max(deg - 1, 1)) if eps is None else float(eps),
+        )
+        if adaptive:
+            self.centres, self.eps = (
+                nn.Parameter(self.even(torch.get_default_dtype(), None)),
+                nn.Parameter(torch.full((deg,), self.eps)),
+            )
 
-    def even(self, dtype, device): return torch.linspace(0, 1, self.deg, dtype=dtype, device=device) if self.deg > 1 else torch.full((1,), .5, dtype=dtype, device=device)
+    def even(self, dtype, device):
+        return (
+            torch.linspace(0, 1, self.deg, dtype=dtype, device=device)
+            if self.deg > 1
+            else torch.full((1,), 0.5, dtype=dtype, device=device)
+        )
 
     def values(self, s):
-        centres, eps = (self.centres.to(s), self.eps.to(s)) if self.adaptive else (self.even(s.dtype, s.device), self.eps)
+        centres, eps = (
+            (self.centres.to(s), self.eps.to(s))
+            if self.adaptive
+            else (self.even(s.dtype, s.device), self.eps)
+        )
         return self.radial(eps * (self.unit(s).unsqueeze(-1) - centres))
 
 
 class GaussianRBF(_RBF):
     "Gaussian bumps, $e^{-(\\epsilon (u - c_j))^2}$."
-    def radial(self, r): return torch.exp(-r * r)
+
+    def radial(self, r):
+        return torch.exp(-r * r)
 
 
 class MultiquadRBF(_RBF):
     "Multiquadrics, $\\sqrt{1 + (\\epsilon (u - c_j))^2}$. Source: Hardy (1971)."
-    def radial(self, r): return torch.sqrt(1 + r * r)
+
+    def radial(self, r):
+        return torch.sqrt(1 + r * r)
 
 
 class VanillaRBF(_RBF):
-    "Distances, $|\\epsilon (u - c_j)|$: their sums are the piecewise linear functions with kinks at the centres."
+    """Distances, $|\\epsilon (u - c_j)|$: their sums are the piecewise linear functions with kinks
+    at the centres."""
+
     width = 1
 
-    def radial(self, r): return r.abs()
+    def radial(self, r):
+        return r.abs()
 
 # %% ../../nbs/21_depth_variance.ipynb #51735ce0
-def _inner_knots(n, span): return [span[0] + (span[1] - span[0]) * (i / n) for i in range(1, n)]
+def _inner_knots(n, span):
+    return [span[0] + (span[1] - span[0]) * (i / n) for i in range(1, n)]
 
 
 class BSpline(Basis):
     "B-splines of a degree on equal pieces of the span. Source: de Boor (1972), Cox (1972)."
-    def __init__(self,
-        n: int,           # number of functions; there are `n - degree` pieces
+
+    def __init__(
+        self,
+        n: int,  # number of functions; there are `n - degree` pieces
         degree: int = 3,
         adaptive: bool = False,
-        span: tuple = (0., 1.),
+        span: tuple = (0.0, 1.0),
     ):
         super().__init__(n, span, adaptive)
-        if not 0 <= degree < n: raise ValueError(f"{n} B-splines have a degree from 0 to {n - 1}; got {degree}")
+        if not 0 <= degree < n:
+            raise ValueError(f"{n} B-splines have a degree from 0 to {n - 1}; got {degree}")
         self.degree, self.stops = degree, tuple(_inner_knots(n - degree, self.span))
 
     def values(self, s):
-        pieces, p = self.size - self.degree, self.degree
+        pieces = self.size - self.degree
+        p = self.degree
         whole = torch.arange(-p, self.size + 1, device=s.device)
-        v, knots = (self.unit(s).clamp(0, 1) * pieces).unsqueeze(-1), whole.clamp(0, pieces).to(s)
-        inner = (self.span[0] + (self.span[1] - self.span[0]) * (whole[p + 1:self.size].double() / pieces)).to(s)
-        B = (whole[:-1] == (s.unsqueeze(-1) >= inner).sum(-1, keepdim=True)).to(s)   # the piece that holds `s`
+        v = (self.unit(s).clamp(0, 1) * pieces).unsqueeze(-1)
+        knots = whole.clamp(0, pieces).to(s)
+        inner = (
+            self.span[0]
+            + (self.span[1] - self.span[0]) * (whole[p + 1 : self.size].double() / pieces)
+        ).to(s)
+        # the piece that holds `s`
+        B = (whole[:-1] == (s.unsqueeze(-1) >= inner).sum(-1, keepdim=True)).to(s)
         for d in range(1, p + 1):
-            low, high = knots[:-d], knots[d:]
+            low = knots[:-d]
+            high = knots[d:]
             rise = (v - low) / (high - low).clamp_min(1)
             fall = (high[1:] - v) / (high[1:] - low[1:]).clamp_min(1)
             B = rise[..., :-1] * B[..., :-1] + fall * B[..., 1:]
@@ -168,101 +245,175 @@ class BSpline(Basis):
 
 class PiecewiseConstant(BSpline):
     "Indicators of `n` equal pieces of the span; give `stops` to the solver as `t_stops`."
-    def __init__(self, n: int, span: tuple = (0., 1.)): super().__init__(n, 0, span=span)
+
+    def __init__(self, n: int, span: tuple = (0.0, 1.0)):
+        super().__init__(n, 0, span=span)
 
 # %% ../../nbs/21_depth_variance.ipynb #d367368e
 class _Galerkin(nn.Module):
     def __init__(self, expfunc, inputs, **made):
         super().__init__()
-        self.inputs, self.made = inputs, made
+        self.inputs = inputs
+        self.made = made
         like = self.fresh()
-        self.expfunc = (Fourier(3) if expfunc is None else expfunc).to(like.weight)         # a trainable basis, in the precision of the layer
+        # a trainable basis, in the precision of the layer
+        self.expfunc = (Fourier(3) if expfunc is None else expfunc).to(like.weight)
         for name, v in (("weight", like.weight), ("bias", like.bias)):
-            self.register_parameter(name, None if v is None else nn.Parameter(v.new_empty(*v.shape, self.expfunc.size)))
+            self.register_parameter(
+                name, None if v is None else nn.Parameter(v.new_empty(*v.shape, self.expfunc.size))
+            )
         self.lay(like)
 
-    def fresh(self): return self.kind(self.inputs, **self.made)
-    def reset_parameters(self): self.lay(self.fresh())
+    def fresh(self):
+        return self.kind(self.inputs, **self.made)
+
+    def reset_parameters(self):
+        self.lay(self.fresh())
 
     @torch.no_grad()
     def lay(self, like):  # the weights of a layer, along the constant function
         one = self.expfunc.one().to(like.weight)
         self.weight.copy_(like.weight.unsqueeze(-1) * one)
-        if self.bias is not None: self.bias.copy_(like.bias.unsqueeze(-1) * one)
+        if self.bias is not None:
+            self.bias.copy_(like.bias.unsqueeze(-1) * one)
 
     def forward(self, x):
         extra = x.shape[self.dim] - self.inputs
-        if extra not in (0, 1): raise ValueError(f"{type(self).__name__} takes {self.inputs} inputs along dimension {self.dim}, or one more behind DepthCat; got shape {list(x.shape)}")
+        if extra not in (0, 1):
+            raise ValueError(
+                f"{type(self).__name__} takes {self.inputs} "
+                f"inputs along dimension {self.dim}, or one more "
+                f"behind DepthCat; got shape {list(x.shape)}"
+            )
         x, column = x.split([self.inputs, extra], self.dim)
         psi = self.expfunc(self.depth(column))
-        if psi.dim() == 1: return self.layer(x, self.weight @ psi, None if self.bias is None else self.bias @ psi)
-        every = self.layer(x, self.weight.movedim(-1, 1).flatten(0, 1), None if self.bias is None else self.bias.flatten())
-        every = every.movedim(self.dim, -1).unflatten(-1, (-1, self.expfunc.size))          # [B, ..., out, m]
-        return (every * psi.reshape(len(psi), *[1] * (every.dim() - 2), -1)).sum(-1).movedim(-1, self.dim)
+        if psi.dim() == 1:
+            return self.layer(x, self.weight @ psi, None if self.bias is None else self.bias @ psi)
+        every = self.layer(
+            x,
+            self.weight.movedim(-1, 1).flatten(0, 1),
+            None if self.bias is None else self.bias.flatten(),
+        )
+        # [B, ..., out, m]
+        every = every.movedim(self.dim, -1).unflatten(-1, (-1, self.expfunc.size))
+        return (
+            (every * psi.reshape(len(psi), *[1] * (every.dim() - 2), -1))
+            .sum(-1)
+            .movedim(-1, self.dim)
+        )
 
     def depth(self, column):  # 0-dim, or `[B]`
-        try: s = current_depth(self.weight)
+        try:
+            s = current_depth(self.weight)
         except RuntimeError:
-            if not column.numel(): raise
-            s = column.to(self.weight)[(slice(None),) * (column.dim() > -self.dim) + (0,) * -self.dim]
+            if not column.numel():
+                raise
+            s = column.to(self.weight)[
+                (slice(None),) * (column.dim() > -self.dim) + (0,) * -self.dim
+            ]
         return s.flatten() if s.dim() else s
 
 # %% ../../nbs/21_depth_variance.ipynb #5e354596
 class GalLinear(_Galerkin):
-    "A linear layer with weights $\\sum_j \\alpha_j \\psi_j(s)$ that depend on depth. Source: Massaroli et al. (2020)."
-    kind, dim = nn.Linear, -1
+    """A linear layer with weights $\\sum_j \\alpha_j \\psi_j(s)$ that depend on depth. Source:
+    Massaroli et al. (2020)."""
 
-    def __init__(self,
-        in_features: int,   # the last dimension of the input may have one more, behind `DepthCat`
+    kind = nn.Linear
+    dim = -1
+
+    def __init__(
+        self,
+        in_features: int,  # the last dimension of the input may have one more, behind `DepthCat`
         out_features: int,
         bias: bool = True,
         expfunc: Basis | None = None,  # `None`: `Fourier(3)`
-        device=None, dtype=None,
-    ): super().__init__(expfunc, in_features, out_features=out_features, bias=bias, device=device, dtype=dtype)
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(
+            expfunc, in_features, out_features=out_features, bias=bias, device=device, dtype=dtype
+        )
 
-    def layer(self, x, weight, bias): return F.linear(x, weight, bias)
-    def extra_repr(self): return f"{self.inputs}, {len(self.weight)}, bias={self.bias is not None}"
+    def layer(self, x, weight, bias):
+        return F.linear(x, weight, bias)
+
+    def extra_repr(self):
+        return f"{self.inputs}, {len(self.weight)}, bias={self.bias is not None}"
 
 
 class GalConv2d(_Galerkin):
     "A convolution with kernels $\\sum_j \\alpha_j \\psi_j(s)$ that depend on depth."
-    kind, dim = nn.Conv2d, -3
 
-    def __init__(self,
-        in_channels: int,   # the input may have one more, behind `DepthCat`
-        out_channels: int, kernel_size: int | tuple = 3, stride: int | tuple = 1, padding: int | tuple | str = 0,
+    kind = nn.Conv2d
+    dim = -3
+
+    def __init__(
+        self,
+        in_channels: int,  # the input may have one more, behind `DepthCat`
+        out_channels: int,
+        kernel_size: int | tuple = 3,
+        stride: int | tuple = 1,
+        padding: int | tuple | str = 0,
         bias: bool = True,
         expfunc: Basis | None = None,  # `None`: `Fourier(3)`
-        dilation: int | tuple = 1, groups: int = 1, device=None, dtype=None,
+        dilation: int | tuple = 1,
+        groups: int = 1,
+        device=None,
+        dtype=None,
     ):
         how = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
-        super().__init__(expfunc, in_channels, out_channels=out_channels, kernel_size=kernel_size, bias=bias, device=device, dtype=dtype, **how)
+        super().__init__(
+            expfunc,
+            in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+            **how,
+        )
         self.how = how
 
-    def layer(self, x, weight, bias): return F.conv2d(x, weight, bias, **self.how)
-    def extra_repr(self): return f"{self.inputs}, {len(self.weight)}, kernel_size={tuple(self.weight.shape[2:4])}, " + ", ".join(f"{k}={v}" for k, v in self.how.items())
+    def layer(self, x, weight, bias):
+        return F.conv2d(x, weight, bias, **self.how)
+
+    def extra_repr(self):
+        return (
+            f"{self.inputs}, {len(self.weight)}, kernel_size={tuple(self.weight.shape[2:4])}, "
+            + ", ".join(f"{k}={v}" for k, v in self.how.items())
+        )
 
 # %% ../../nbs/21_depth_variance.ipynb #79bc96d5
 def _redrawn(module):
     module = copy.deepcopy(module)
     for part in module.modules():
-        if hasattr(part, "reset_parameters"): part.reset_parameters()
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
     return module
 
 
 class Stacked(nn.Module):
-    "A field for each of equal pieces of the depth, `fields[i]` on $[s_i, s_{i+1}]$. Give `stops` to the solver as `t_stops`."
-    def __init__(self,
-        fields,                    # modules `f(x)`; or one, of which there shall be `copies`, redrawn by their `reset_parameters`
+    """A field for each of equal pieces of the depth, `fields[i]` on $[s_i, s_{i+1}]$. Give `stops`
+    to the solver as `t_stops`."""
+
+    def __init__(
+        self,
+        # modules `f(x)`; or one, of which there shall be `copies`, redrawn by their
+        # `reset_parameters`
+        fields,
         copies: int | None = None,
-        span: tuple = (0., 1.),    # the first field also serves before it, the last one after it
+        span: tuple = (0.0, 1.0),  # the first field also serves before it, the last one after it
     ):
         super().__init__()
         single = isinstance(fields, nn.Module) and not isinstance(fields, nn.ModuleList)
-        if single != bool(copies): raise ValueError("Stacked takes a list of fields, or one field and a number of copies")
-        if single: fields = [fields, *(_redrawn(fields) for _ in range(copies - 1))]
-        if not span[0] < span[1]: raise ValueError(f"a span of depth is (low, high); got {tuple(span)}")
-        self.fields, self.span = nn.ModuleList(fields), tuple(map(float, span))
+        if single != bool(copies):
+            raise ValueError("Stacked takes a list of fields, or one field and a number of copies")
+        if single:
+            fields = [fields, *(_redrawn(fields) for _ in range(copies - 1))]
+        if not span[0] < span[1]:
+            raise ValueError(f"a span of depth is (low, high); got {tuple(span)}")
+        self.fields = nn.ModuleList(fields)
+        self.span = tuple(map(float, span))
         self.stops = tuple(_inner_knots(len(self.fields), self.span))
 
     def forward(self, x):
@@ -279,61 +430,101 @@ class Stacked(nn.Module):
 
 # %% ../../nbs/21_depth_variance.ipynb #5d0de32d
 class Hypernet(nn.Module):
-    "A module whose parameters depend on depth, $\\theta(s) = \\theta_0 + W\\,\\mathrm{net}(s)$. Source: Ha, Dai, Le (2016)."
-    def __init__(self,
+    """A module whose parameters depend on depth, $\\theta(s) = \\theta_0 + W\\,\\mathrm{net}(s)$.
+    Source: Ha, Dai, Le (2016)."""
+
+    def __init__(
+        self,
         module: nn.Module,  # `module(x)`; its parameters are the offset
-        net: nn.Module,     # a `Basis`, or a network that turns depths `[..., 1]` into features `[..., k]`
+        # a `Basis`, or a network that turns depths `[..., 1]` into features `[..., k]`
+        net: nn.Module,
     ):
         super().__init__()
-        self.module, self.net = module, net
+        self.module = module
+        self.net = net
         like = next(module.parameters())
-        with torch.no_grad(): size = self.features(like.new_zeros(1)).shape[-1]
-        self.readout = nn.Parameter(like.new_zeros(sum(v.numel() for v in module.parameters()), size))
+        with torch.no_grad():
+            size = self.features(like.new_zeros(1)).shape[-1]
+        self.readout = nn.Parameter(
+            like.new_zeros(sum(v.numel() for v in module.parameters()), size)
+        )
 
-    def features(self, s): return self.net(s) if isinstance(self.net, Basis) else self.net(s.unsqueeze(-1))
+    def features(self, s):
+        return self.net(s) if isinstance(self.net, Basis) else self.net(s.unsqueeze(-1))
 
-    def parameters_at(self,
+    def parameters_at(
+        self,
         s: Tensor,  # depths, 0-dim or `[B]`
-    ) -> dict:      # by name, `[*s.shape, *parameter]`
+    ) -> dict:
+        "By name, `[*s.shape, *parameter]`."
         named = dict(self.module.named_parameters())
         parts = (self.features(s) @ self.readout.T).split([v.numel() for v in named.values()], -1)
-        return {name: v + part.reshape(*s.shape, *v.shape) for (name, v), part in zip(named.items(), parts)}
+        return {
+            name: v + part.reshape(*s.shape, *v.shape)
+            for (name, v), part in zip(named.items(), parts)
+        }
 
     def forward(self, x):
-        s, run = current_depth(self.readout), lambda parameters, x: torch.func.functional_call(self.module, parameters, (x,))
-        if not s.dim(): return run(self.parameters_at(s), x)
-        return torch.func.vmap(lambda parameters, x: run(parameters, x.unsqueeze(0)).squeeze(0))(self.parameters_at(s.flatten()), x)
+        s = current_depth(self.readout)
+
+        def run(parameters, x):
+            return torch.func.functional_call(self.module, parameters, (x,))
+
+        if not s.dim():
+            return run(self.parameters_at(s), x)
+        return torch.func.vmap(lambda parameters, x: run(parameters, x.unsqueeze(0)).squeeze(0))(
+            self.parameters_at(s.flatten()), x
+        )
 
 # %% ../../nbs/21_depth_variance.ipynb #4ab19519
 class DataControl(nn.Module):
-    "Appends the input of the model, the initial state of the running solve, along dimension `idx_cat`; gradients flow to it. Source: Massaroli et al. (2020)."
-    def __init__(self,
+    """Appends the input of the model, the initial state of the running solve, along dimension
+    `idx_cat`; gradients flow to it. Source: Massaroli et al. (2020)."""
+
+    def __init__(
+        self,
         idx_cat: int = 1,  # dimension to append to
     ):
         super().__init__()
         self.idx_cat = idx_cat
 
-    def forward(self,
-        x: Tensor,   # `[B, D, ...]`
-    ) -> Tensor:     # `[B, D + D0, ...]`, where `D0` is the state's
+    def forward(
+        self,
+        x: Tensor,  # `[B, D, ...]`
+    ) -> Tensor:
+        "`[B, D + D0, ...]`, where `D0` is the state's."
         u = current_control()
-        if not isinstance(u, Tensor): raise TypeError(f"DataControl appends a state that is one tensor; this one is a {type(u).__name__}: call current_control() in the field and take the part that is meant")
+        if not isinstance(u, Tensor):
+            raise TypeError(
+                "DataControl appends a state that is one "
+                f"tensor; this one is a {type(u).__name__}: "
+                "call current_control() in the field and "
+                "take the part that is meant"
+            )
         return torch.cat([x, u], self.idx_cat)
 
-    def extra_repr(self): return "" if self.idx_cat == 1 else f"idx_cat={self.idx_cat}"
+    def extra_repr(self):
+        return "" if self.idx_cat == 1 else f"idx_cat={self.idx_cat}"
 
 # %% ../../nbs/21_depth_variance.ipynb #734e9e3b
 class Augmenter(nn.Module):
-    "Appends zeros, or `augment_func(x)`, along dimension `augment_idx`. Source: Dupont, Doucet, Teh (2019); Massaroli et al. (2020)."
-    def __init__(self,
-        augment_idx: int = 1,     # features `[B, D]` and channels `[B, C, H, W]` have 1
-        augment_dims: int = 5,    # number of zeros; `augment_func` decides for itself
+    """Appends zeros, or `augment_func(x)`, along dimension `augment_idx`. Source: Dupont, Doucet,
+    Teh (2019); Massaroli et al. (2020)."""
+
+    def __init__(
+        self,
+        augment_idx: int = 1,  # features `[B, D]` and channels `[B, C, H, W]` have 1
+        augment_dims: int = 5,  # number of zeros; `augment_func` decides for itself
         augment_func: nn.Module | None = None,
-        order: str = "first",     # 'first': `[augmentation, x]`; 'last': `[x, augmentation]`
+        order: str = "first",  # 'first': `[augmentation, x]`; 'last': `[x, augmentation]`
     ):
         super().__init__()
-        if order not in ("first", "last"): raise ValueError(f"order is 'first' or 'last'; got {order!r}")
-        self.augment_idx, self.augment_dims, self.augment_func, self.order = augment_idx, augment_dims, augment_func, order
+        if order not in ("first", "last"):
+            raise ValueError(f"order is 'first' or 'last'; got {order!r}")
+        self.augment_idx = augment_idx
+        self.augment_dims = augment_dims
+        self.augment_func = augment_func
+        self.order = order
 
     def forward(self, x):
         shape = list(x.shape)
@@ -341,4 +532,9 @@ class Augmenter(nn.Module):
         new = x.new_zeros(shape) if self.augment_func is None else self.augment_func(x)
         return torch.cat([new, x] if self.order == "first" else [x, new], self.augment_idx)
 
-    def extra_repr(self): return f"augment_idx={self.augment_idx}, " + f"augment_dims={self.augment_dims}, " * (self.augment_func is None) + f"order={self.order!r}"
+    def extra_repr(self):
+        return (
+            f"augment_idx={self.augment_idx}, "
+            + f"augment_dims={self.augment_dims}, " * (self.augment_func is None)
+            + f"order={self.order!r}"
+        )

@@ -34,11 +34,12 @@ from .steppers import RungeKutta, Step, Stepper, weighted_sum
 
 # %% ../../nbs/06b_compile.ipynb #701e01b7
 class _SafeField(VectorField):
-    """A field for a compiled step. It sees a copy of its input, so it may change it, and what it gives is
-    copied, so it may use a buffer again: the compiler drops copies that nobody needs."""
+    """A field for a compiled step. It sees a copy of its input, so it may change it, and what it
+    gives is copied, so it may use a buffer again: the compiler drops copies that nobody needs."""
+
     def __init__(self, f, args, layout, form, control, span):
         super().__init__(f, args, layout, form, control)
-        self.reach = span       # `[2]` or `[2, B, 1, ...]`, or `None`
+        self.reach = span  # `[2]` or `[2, B, 1, ...]`, or `None`
 
     def __call__(self, t, x):
         if self.reach is not None:
@@ -51,36 +52,60 @@ def _step(setting, stepper, tolerance, packed, t, x, dt, memory):
     field = _SafeField(*setting)
     step = stepper(field, t, x, _sized(dt, x, stepper), memory)
     ratio = None if step.error is None else tolerance.ratio(step.error, x, step.x)
-    stages, terms = step.stages, step.terms
+    stages = step.stages
+    terms = step.terms
     if packed and terms is not None:
         terms = torch.stack(terms)
     elif packed:
         stages = torch.stack(stages)
-    return step.x, step.error, stages, terms, step.memory, step.status, ratio, (field.nfe, field.jacobians)
+    return (
+        step.x,
+        step.error,
+        stages,
+        terms,
+        step.memory,
+        step.status,
+        ratio,
+        (field.nfe, field.jacobians),
+    )
 
 
 def _sized(dt, x, stepper):
-    "A step size that leaves the state in its dtype: a tensor with dimensions would raise it, and so would one that is made a part of a matrix."
+    """A step size that leaves the state in its dtype: a tensor with dimensions would raise it, and
+    so would one that is made a part of a matrix."""
     return dt.to(x.real.dtype) if dt.dim() or not x.dim() or stepper.linearly_implicit else dt
 
 # %% ../../nbs/06b_compile.ipynb #0c2fcc21
-def _classic(stepper): return isinstance(stepper, RungeKutta) and type(stepper).forward is RungeKutta.forward and type(stepper).begin is RungeKutta.begin
-def _plain(stepper): return type(stepper).extend is Stepper.extend
+def _classic(stepper):
+    return (
+        isinstance(stepper, RungeKutta)
+        and type(stepper).forward is RungeKutta.forward
+        and type(stepper).begin is RungeKutta.begin
+    )
+
+
+def _plain(stepper):
+    return type(stepper).extend is Stepper.extend
 
 # %% ../../nbs/06b_compile.ipynb #99831725
 def _lower(gm, inputs, record, turn=True):
     "A graph as a callable, differentiable if gradients are on."
     import torch._functorch.config
     from torch._dynamo.backends.registry import lookup_backend
+
     if torch.is_grad_enabled() and _mutates(gm):
-        raise RuntimeError("the field changes a tensor in place, such as the statistics of a batch norm, "
-                           "which a compiled step would need again on the way back")
+        raise RuntimeError(
+            "the field changes a tensor in place, such as the statistics of a "
+            "batch norm, "
+            "which a compiled step would need again on the way back"
+        )
     # nothing is overwritten, and nothing is left to fail in a backward pass
     with torch._functorch.config.patch(donated_buffer=False, force_non_lazy_backward_lowering=True):
         if record.backend != "inductor":
             program = lookup_backend(record.backend)(gm, inputs)
         else:
             from torch._inductor.compile_fx import compile_fx
+
             with _quiet("torch._inductor.ir"):
                 program = compile_fx(gm, inputs, config_patches=_settings(inputs, turn))
     return _proved(program) if torch.is_grad_enabled() else program
@@ -89,48 +114,67 @@ def _lower(gm, inputs, record, turn=True):
 def _settings(inputs, turn):
     if not all(v.device.type == "cpu" for v in inputs if isinstance(v, Tensor)):
         return {}
-    return {"cpp_wrapper": True,     # C++ also calls the kernels
-            "cpp.enable_floating_point_contract_flag": "fast",
-            "post_grad_custom_post_pass": _fusible(turn and not torch.is_grad_enabled())}
+    return {
+        "cpp_wrapper": True,  # C++ also calls the kernels
+        "cpp.enable_floating_point_contract_flag": "fast",
+        "post_grad_custom_post_pass": _fusible(turn and not torch.is_grad_enabled()),
+    }
 
 
 def _proved(program):
-    "The same, which goes its way back once before it is used: what is wrong there must come to light where there is something to fall back to."
+    """The same, which goes its way back once before it is used: what is wrong there must come to
+    light where there is something to fall back to."""
     proved = False
+
     def run(*flat):
         nonlocal proved
         if not proved:
             _go_back(program, flat)
             proved = True
         return program(*flat)
+
     return run
 
 
 def _go_back(program, flat):
-    flat = [v.detach().requires_grad_(v.requires_grad) if isinstance(v, Tensor) else v for v in flat]
+    flat = [
+        v.detach().requires_grad_(v.requires_grad) if isinstance(v, Tensor) else v for v in flat
+    ]
     with _same_dice(flat):
         made = [v for v in program(*flat) if _wants(v)]
         wanted = [v for v in flat if _wants(v)]
         if made and wanted:
-            torch.autograd.grad(made, wanted, [torch.zeros_like(v) for v in made], allow_unused=True)
+            torch.autograd.grad(
+                made, wanted, [torch.zeros_like(v) for v in made], allow_unused=True
+            )
 
 
-def _wants(v): return isinstance(v, Tensor) and v.requires_grad
+def _wants(v):
+    return isinstance(v, Tensor) and v.requires_grad
 
 
 def _same_dice(values):
     "Random numbers drawn inside are drawn again after."
     device = next(v.device for v in values if isinstance(v, Tensor))
     known = device.type in ("cuda", "xpu")
-    return torch.random.fork_rng([device] if known else [], device_type=device.type if known else "cuda")
+    return torch.random.fork_rng(
+        [device] if known else [], device_type=device.type if known else "cuda"
+    )
 
 
 def _mutates(gm):
-    "Does the graph change one of its inputs in place? A version above zero is a first hint, a run on stand-ins the proof."
+    """Does the graph change one of its inputs in place? A version above zero is a first hint, a run
+    on stand-ins the proof."""
     from torch._dispatch.python import enable_python_dispatcher
+
     values = [n.meta["example_value"] for n in gm.graph.nodes if n.op == "placeholder"]
-    if not any(isinstance(v, Tensor) and v._version for v in values): return False
-    with torch.no_grad(), enable_python_dispatcher(), next(v.fake_mode for v in values if isinstance(v, Tensor)):
+    if not any(isinstance(v, Tensor) and v._version for v in values):
+        return False
+    with (
+        torch.no_grad(),
+        enable_python_dispatcher(),
+        next(v.fake_mode for v in values if isinstance(v, Tensor)),
+    ):
         copies = [v.detach().clone() if isinstance(v, Tensor) else v for v in values]
         torch.fx.Interpreter(gm).run(*copies)
     return any(isinstance(v, Tensor) and v._version for v in copies)
@@ -138,174 +182,332 @@ def _mutates(gm):
 
 @contextlib.contextmanager
 def _quiet(name):
-    logger, drop = logging.getLogger(name), lambda record: record.levelno > logging.WARNING
+    logger = logging.getLogger(name)
+
+    def drop(record):
+        return record.levelno > logging.WARNING
+
     logger.addFilter(drop)
-    try: yield
-    finally: logger.removeFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
 
 # %% ../../nbs/06b_compile.ipynb #dbd89c32
-_TANH = (1., .1338399932, .003499018083, 2.066159976e-5, 1.342024177e-8), (1., .4671732082, .02589029169, 3.291073289e-4, 7.804911258e-7), 9.
-_THIN = 4       # the most rows of a factor that is multiplied out
+_TANH = (
+    (1.0, 0.1338399932, 0.003499018083, 2.066159976e-5, 1.342024177e-8),
+    (1.0, 0.4671732082, 0.02589029169, 3.291073289e-4, 7.804911258e-7),
+    9.0,
+)
+_THIN = 4  # the most rows of a factor that is multiplied out
+
 
 @functools.cache
 def _fusible(turn):
-    "Puts formulas that the compiler can merge with their neighbours in the place of hyperbolic tangents, biases and thin products; and turns networks that begin with one, if asked to."
+    """Puts formulas that the compiler can merge with their neighbours in the place of hyperbolic
+    tangents, biases and thin products; and turns networks that begin with one, if asked to."""
     from torch._inductor.custom_graph_pass import CustomGraphPass
+
     aten = torch.ops.aten
 
-    def thin(w): return isinstance(rows := w.meta["val"].shape[0], int) and rows <= _THIN
-    def flat(v): return v.args[0] if isinstance(v, torch.fx.Node) and v.target is aten.permute.default and list(v.args[1]) == [1, 0] else None      # what `v` is the transpose of
+    def thin(w):
+        return isinstance(rows := w.meta["val"].shape[0], int) and rows <= _THIN
+
+    def flat(v):
+        return (
+            v.args[0]
+            if isinstance(v, torch.fx.Node)
+            and v.target is aten.permute.default
+            and list(v.args[1]) == [1, 0]
+            else None
+        )  # what `v` is the transpose of
 
     class Pass(CustomGraphPass):
-        def uuid(self): return f"torchdyn 3 {_TANH} {_THIN} {turn}".encode()
+        def uuid(self):
+            return f"torchdyn 3 {_TANH} {_THIN} {turn}".encode()
 
         def __call__(self, graph):
             if turn:
-                for n in list(graph.nodes): self.turn(graph, n)
+                for n in list(graph.nodes):
+                    self.turn(graph, n)
             for n in graph.find_nodes(op="call_function", target=aten.tanh.default):
-                if n.meta["val"].dtype is torch.float32: self.replace(graph, n, self.tanh, *n.args)
-                elif _hint(n.meta["val"].numel()) > 1024: n.meta["custom"] = {**n.meta.get("custom", {}), "fallback_to_eager": True}
+                if n.meta["val"].dtype is torch.float32:
+                    self.replace(graph, n, self.tanh, *n.args)
+                elif _hint(n.meta["val"].numel()) > 1024:
+                    n.meta["custom"] = {**n.meta.get("custom", {}), "fallback_to_eager": True}
             for target in (aten.mm.default, aten.addmm.default):
                 for n in graph.find_nodes(op="call_function", target=target):
-                    if n.kwargs: continue
-                    if thin(n.args[-1]): self.replace(graph, n, self.product, *n.args)
-                    elif len(n.args) == 3: self.replace(graph, n, self.biased, *n.args)
+                    if n.kwargs:
+                        continue
+                    if thin(n.args[-1]):
+                        self.replace(graph, n, self.product, *n.args)
+                    elif len(n.args) == 3:
+                        self.replace(graph, n, self.biased, *n.args)
 
         def replace(self, graph, n, formula, *inputs):
             def op(f, *inputs):
                 made = graph.call_function(f, inputs)
-                made.meta.update({**n.meta, "val": f(*(v.meta["val"] if isinstance(v, torch.fx.Node) else v for v in inputs))})
+                made.meta.update(
+                    {
+                        **n.meta,
+                        "val": f(
+                            *(v.meta["val"] if isinstance(v, torch.fx.Node) else v for v in inputs)
+                        ),
+                    }
+                )
                 return made
-            with graph.inserting_before(n): n.replace_all_uses_with(formula(op, *inputs))
+
+            with graph.inserting_before(n):
+                n.replace_all_uses_with(formula(op, *inputs))
             graph.erase_node(n)
 
         def turn(self, graph, n):
-            if n.op != "call_function" or n.kwargs or not isinstance(value := n.meta.get("val"), Tensor): return
+            if (
+                n.op != "call_function"
+                or n.kwargs
+                or not isinstance(value := n.meta.get("val"), Tensor)
+            ):
+                return
             if n.target in (aten.mm.default, aten.addmm.default):
                 *bias, x, w = n.args
-                if value.dtype in (torch.float32, torch.float64) and flat(w) is not None and (flat(x) is not None or thin(w)) and all(b.meta["val"].dim() == 1 for b in bias): self.replace(graph, n, self.layer, *bias, x, flat(w))
-            elif value.dim() == 2 and torch.Tag.pointwise in getattr(n.target, "tags", ()) and any(flat(v) is not None for v in n.all_input_nodes) and all(flat(v) is not None or not v.meta["val"].dim() for v in n.all_input_nodes):
-                self.replace(graph, n, lambda op, *inputs: op(aten.permute.default, op(n.target, *inputs), [1, 0]), *(v if flat(v) is None else flat(v) for v in n.args))
+                if (
+                    value.dtype in (torch.float32, torch.float64)
+                    and flat(w) is not None
+                    and (flat(x) is not None or thin(w))
+                    and all(b.meta["val"].dim() == 1 for b in bias)
+                ):
+                    self.replace(graph, n, self.layer, *bias, x, flat(w))
+            elif (
+                value.dim() == 2
+                and torch.Tag.pointwise in getattr(n.target, "tags", ())
+                and any(flat(v) is not None for v in n.all_input_nodes)
+                and all(flat(v) is not None or not v.meta["val"].dim() for v in n.all_input_nodes)
+            ):
+                self.replace(
+                    graph,
+                    n,
+                    lambda op, *inputs: op(aten.permute.default, op(n.target, *inputs), [1, 0]),
+                    *(v if flat(v) is None else flat(v) for v in n.args),
+                )
 
         def layer(self, op, *terms):
             *bias, x, w = terms
-            y = op(aten.mm.default, w, op(aten.permute.default, x, [1, 0]) if flat(x) is None else flat(x))
-            return op(aten.permute.default, op(aten.add.Tensor, y, op(aten.unsqueeze.default, bias[0], 1)) if bias else y, [1, 0])
+            y = op(
+                aten.mm.default,
+                w,
+                op(aten.permute.default, x, [1, 0]) if flat(x) is None else flat(x),
+            )
+            return op(
+                aten.permute.default,
+                op(aten.add.Tensor, y, op(aten.unsqueeze.default, bias[0], 1)) if bias else y,
+                [1, 0],
+            )
 
-        def biased(self, op, bias, a, b): return op(aten.add.Tensor, op(aten.mm.default, a, b), bias)
+        def biased(self, op, bias, a, b):
+            return op(aten.add.Tensor, op(aten.mm.default, a, b), bias)
 
         def tanh(self, op, x):
-            def polynomial(coefficients): return functools.reduce(lambda p, c: op(aten.add.Tensor, op(aten.mul.Tensor, u, p), c), reversed(coefficients))
+            def polynomial(coefficients):
+                return functools.reduce(
+                    lambda p, c: op(aten.add.Tensor, op(aten.mul.Tensor, u, p), c),
+                    reversed(coefficients),
+                )
+
             above, below, edge = _TANH
             x = op(aten.clamp_max.default, op(aten.clamp_min.default, x, -edge), edge)
             u = op(aten.mul.Tensor, x, x)
             return op(aten.div.Tensor, op(aten.mul.Tensor, x, polynomial(above)), polynomial(below))
 
         def product(self, op, *terms):
-            *total, a, b = terms        # a bias comes first
+            *total, a, b = terms  # a bias comes first
             for i in range(b.meta["val"].shape[0]):
-                column, row = op(aten.slice.Tensor, a, 1, i, i + 1), op(aten.slice.Tensor, b, 0, i, i + 1)
-                total = [op(aten.add.Tensor, v, op(aten.mul.Tensor, column, row)) for v in total] or [op(aten.mul.Tensor, column, row)]
+                column = op(aten.slice.Tensor, a, 1, i, i + 1)
+                row = op(aten.slice.Tensor, b, 0, i, i + 1)
+                total = [
+                    op(aten.add.Tensor, v, op(aten.mul.Tensor, column, row)) for v in total
+                ] or [op(aten.mul.Tensor, column, row)]
             return total[0]
+
     return Pass()
 
 
-def _hint(n): return n if isinstance(n, int) else n.node.hint or 0      # of a size that is a variable, without a check that it stays on its side
+def _hint(n):
+    return (
+        n if isinstance(n, int) else n.node.hint or 0
+    )  # of a size that is a variable, without a check that it stays on its side
 
 # %% ../../nbs/06b_compile.ipynb #2b0039f8
-_ROOM, _ROOMY = 1 << 19, 1 << 24     # numbers in the buffers of one call: what a cache holds, or, for states that are themselves too large for one, more
+# numbers in the buffers of one call: what a cache holds, or, for states that are themselves too
+# large for one, more
+_ROOM = 1 << 19
+_ROOMY = 1 << 24
+
 
 class _Loop:
-    "The graph of one step, compiled as a loop of steps, and as another that goes back through them."
+    """The graph of one step, compiled as a loop of steps, and as another that goes back through
+    them."""
+
     def __init__(self, kept, gm, inputs, record):
         nodes = list(gm.graph.find_nodes(op="placeholder"))
-        given, made = ([n.meta["example_value"] for n in row] for row in (nodes, gm.graph.output_node().args[0]))
-        self.gm, self.record, self.carried, self.proved = gm, record, _carried(nodes), False
-        self.m, self.others = len(self.carried), [i for i in range(len(nodes)) if i not in self.carried]
-        carry, made, begun, self.kept = ([given[i] for i in self.carried], *_split(made, self.m, self.m))
-        if _mutates(gm): raise RuntimeError("the field changes a tensor in place, such as the statistics of a batch norm, which a loop cannot")
-        if len(self.kept) != int(kept) or any(_kinds(row) != _kinds(carry) for row in (made, begun, self.kept[:self.m] if torch.is_grad_enabled() else made)): raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
+        given, made = (
+            [n.meta["example_value"] for n in row]
+            for row in (nodes, gm.graph.output_node().args[0])
+        )
+        self.gm = gm
+        self.record = record
+        self.carried = _carried(nodes)
+        self.proved = False
+        self.m, self.others = (
+            len(self.carried),
+            [i for i in range(len(nodes)) if i not in self.carried],
+        )
+        carry, made, begun, self.kept = (
+            [given[i] for i in self.carried],
+            *_split(made, self.m, self.m),
+        )
+        if _mutates(gm):
+            raise RuntimeError(
+                "the field changes a tensor in place, such as the "
+                "statistics of a batch norm, which a loop cannot"
+            )
+        if len(self.kept) != int(kept) or any(
+            _kinds(row) != _kinds(carry)
+            for row in (made, begun, self.kept[: self.m] if torch.is_grad_enabled() else made)
+        ):
+            raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
         numbers = max(1, sum(_hint(v.numel()) for v in self.kept))
         self.room = max(4, min(32, _ROOMY // numbers), _ROOM // numbers)
-        self.step = _traced(gm, given, torch.is_grad_enabled())      # in PyTorch's own operations, chosen for parameters that want gradients
+        # in PyTorch's own operations, chosen for parameters that want gradients
+        self.step = _traced(gm, given, torch.is_grad_enabled())
         self.forward = self.lower(self.there, given, turn=True)
-        self.wanted = [i for i in self.others if _wants(given[i])] if torch.is_grad_enabled() else []
-        self.differentiable = bool(self.wanted) or torch.is_grad_enabled() and any(map(_wants, carry))
-        if self.differentiable: self.build_back(given, made)
+        self.wanted = (
+            [i for i in self.others if _wants(given[i])] if torch.is_grad_enabled() else []
+        )
+        self.differentiable = (
+            bool(self.wanted) or torch.is_grad_enabled() and any(map(_wants, carry))
+        )
+        if self.differentiable:
+            self.build_back(given, made)
 
     def build_back(self, given, made):
-        self.seen = range(1, len(self.kept))       # all but the clock may get gradients of their own
+        # all but the clock may get gradients of their own
+        self.seen = range(1, len(self.kept))
         later = [self.kept[i] for i in self.seen]
         with _mode(given):
-            gradients, later = ([torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in row] for row in (made[1:], later))
-            buffers = [torch.empty(self.room, *v.shape, dtype=v.dtype, device=v.device) for v in (*later, *self.kept[:self.m])]
+            gradients, later = (
+                [torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in row]
+                for row in (made[1:], later)
+            )
+            buffers = [
+                torch.empty(self.room, *v.shape, dtype=v.dtype, device=v.device)
+                for v in (*later, *self.kept[: self.m])
+            ]
             steps = torch.ones(1, dtype=torch.long, device=made[0].device)
         ends = range(1, self.m)
-        self.pull = _traced(self.puller([*ends, *(2 * self.m + i for i in self.seen)]), (*gradients, *later, *given))
+        self.pull = _traced(
+            self.puller([*ends, *(2 * self.m + i for i in self.seen)]), (*gradients, *later, *given)
+        )
         self.pull_begin = _traced(self.puller([self.m + i for i in ends]), (*gradients, *given))
-        if any(torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in self.pull.graph.nodes): raise RuntimeError("the field draws random numbers each time it is evaluated, so a step cannot be taken again")
+        if any(
+            torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ())
+            for n in self.pull.graph.nodes
+        ):
+            raise RuntimeError(
+                "the field draws random numbers each time it is evaluated, so a step cannot be "
+                "taken again"
+            )
         self.backward = self.lower(self.back, (steps, *gradients, *buffers, *given), turn=False)
 
     def lower(self, function, inputs, turn):
         "A function from stand-ins to stand-ins, traced and lowered."
         inputs = [v.detach() if isinstance(v, Tensor) else v for v in inputs]
-        kind, gm = next(v.device.type for v in inputs if isinstance(v, Tensor)), _traced(function, inputs)
-        with torch.no_grad(), torch.autocast(kind, enabled=False): return _lower(gm, inputs, self.record, turn)
+        kind = next(v.device.type for v in inputs if isinstance(v, Tensor))
+        gm = _traced(function, inputs)
+        with torch.no_grad(), torch.autocast(kind, enabled=False):
+            return _lower(gm, inputs, self.record, turn)
 
     def there(self, *flat):
         "The loop: what is carried at its end, and the buffers."
-        carry, others = self.step(*flat)[self.m:2 * self.m], [flat[i] for i in self.others]
-        buffers = [torch.empty(self.room, *v.shape, dtype=v.dtype, device=v.device) for v in self.kept]
+        carry = self.step(*flat)[self.m : 2 * self.m]
+        others = [flat[i] for i in self.others]
+        buffers = [
+            torch.empty(self.room, *v.shape, dtype=v.dtype, device=v.device) for v in self.kept
+        ]
 
-        def cond(clock, *_): return (clock[0].amin() < 0) & (clock[1].amax() < self.room) if buffers else clock[0].amin() < 0
+        def cond(clock, *_):
+            return (
+                (clock[0].amin() < 0) & (clock[1].amax() < self.room)
+                if buffers
+                else clock[0].amin() < 0
+            )
 
         def body(*v):
             carry, others, buffers = _split(v, self.m, len(self.others))
             new, _, kept = _split(self.step(*self.order(carry, others)), self.m, self.m)
             row = carry[0][1].amax().long().reshape(1)
-            for buffer, value in zip(buffers, kept): buffer.index_copy_(0, row, value.unsqueeze(0))
+            for buffer, value in zip(buffers, kept):
+                buffer.index_copy_(0, row, value.unsqueeze(0))
             return tuple(new)
 
         return *_while(cond, body, carry, others, buffers), *buffers
 
     def puller(self, chosen):
-        "The function that pulls gradients of the outputs `chosen` through one step: to what is carried, but the clock, and to what else is wanted."
+        """The function that pulls gradients of the outputs `chosen` through one step: to what is
+        carried, but the clock, and to what else is wanted."""
         leaves = [*self.carried[1:], *self.wanted]
 
         def pull(*v):
             gradients, flat = _split(v, len(chosen))
             with torch.enable_grad():
-                for i in leaves: flat[i] = flat[i].detach().requires_grad_()
+                for i in leaves:
+                    flat[i] = flat[i].detach().requires_grad_()
                 made = self.gm(*flat)
                 pairs = [(made[i], g) for i, g in zip(chosen, gradients) if made[i].requires_grad]
-                found = torch.autograd.grad([v for v, _ in pairs], [flat[i] for i in leaves], [g for _, g in pairs], allow_unused=True)
+                found = torch.autograd.grad(
+                    [v for v, _ in pairs],
+                    [flat[i] for i in leaves],
+                    [g for _, g in pairs],
+                    allow_unused=True,
+                )
             return [torch.zeros_like(flat[i]) if g is None else g for i, g in zip(leaves, found)]
+
         return pull
 
     def back(self, steps, *v):
         "The loop back: gradients of what was carried at its end, pulled through all steps."
         gradients, seen, rows, flat = _split(v, self.m - 1, len(self.seen), self.m)
-        others, sums = [flat[i] for i in self.others], [torch.zeros_like(flat[i]) for i in self.wanted]
+        others = [flat[i] for i in self.others]
+        sums = [torch.zeros_like(flat[i]) for i in self.wanted]
 
-        def cond(k, *_): return (k > 0).squeeze(0)
+        def cond(k, *_):
+            return (k > 0).squeeze(0)
 
         def body(k, *v):
-            gradients, sums, others, seen, rows = _split(v, self.m - 1, len(self.wanted), len(self.others), len(self.seen))
+            gradients, sums, others, seen, rows = _split(
+                v, self.m - 1, len(self.wanted), len(self.others), len(self.seen)
+            )
             k = k - 1
-            later, carry = ([buffer.index_select(0, k).squeeze(0) for buffer in row] for row in (seen, rows))
-            ends, more = _split(self.pull(*gradients, *later, *self.order(carry, others)), self.m - 1)
+            later, carry = (
+                [buffer.index_select(0, k).squeeze(0) for buffer in row] for row in (seen, rows)
+            )
+            ends, more = _split(
+                self.pull(*gradients, *later, *self.order(carry, others)), self.m - 1
+            )
             return k, *(g.clone() for g in ends), *(a + b for a, b in zip(sums, more))
 
-        gradients, sums = _split(_while(cond, body, (steps, *gradients, *sums), (*others, *seen, *rows))[1:], self.m - 1)
+        gradients, sums = _split(
+            _while(cond, body, (steps, *gradients, *sums), (*others, *seen, *rows))[1:], self.m - 1
+        )
         gradients, more = _split(self.pull_begin(*gradients, *flat), self.m - 1)
         return *gradients, *(a + b for a, b in zip(sums, more))
 
     def prove(self, flat, buffers):
-        "Goes back through one step, with nothing to pull: what is wrong there must come to light where there is something to fall back to."
+        """Goes back through one step, with nothing to pull: what is wrong there must come to light
+        where there is something to fall back to."""
         gradients = [torch.zeros_like(flat[i]) for i in self.carried[1:]]
         seen = [torch.zeros_like(buffers[i]) for i in self.seen]
         steps = torch.ones(1, dtype=torch.long, device=buffers[0].device)
-        self.backward(steps, *gradients, *seen, *buffers[:self.m], *flat)
+        self.backward(steps, *gradients, *seen, *buffers[: self.m], *flat)
         self.proved = True
 
     def order(self, carry, others):
@@ -313,26 +515,32 @@ class _Loop:
         return [places[i] for i in range(len(places))]
 
     def run(self, flat):
-        with torch.no_grad(): out = self.forward(*flat)
-        return out[:self.m], out[self.m:], int(out[0][1].max()) if self.kept else 0
+        with torch.no_grad():
+            out = self.forward(*flat)
+        return out[: self.m], out[self.m :], int(out[0][1].max()) if self.kept else 0
 
     def __call__(self, *flat):
-        if torch.is_grad_enabled() and self.differentiable: carry, kept = _split(_Recalled.apply(self, *flat), self.m)
+        if torch.is_grad_enabled() and self.differentiable:
+            carry, kept = _split(_Recalled.apply(self, *flat), self.m)
         else:
             carry, kept, rows = self.run(flat)
             kept = [v[:rows] for v in kept]
-        return *carry, *[None] * self.m, *kept       # how a solve begins is nobody else's concern
+        return *carry, *[None] * self.m, *kept  # how a solve begins is nobody else's concern
 
 # %% ../../nbs/06b_compile.ipynb #c12e9c57
 class _Recalled(torch.autograd.Function):
     "A loop that takes its steps again on the way back."
+
     @staticmethod
     def forward(ctx, loop, *flat):
         carry, buffers, ctx.rows = loop.run(flat)
-        if not loop.proved and ctx.rows: loop.prove(flat, buffers)
-        kept = [v[:ctx.rows] for v in buffers]
-        ctx.loop, ctx.tally, ctx.plain = loop, loop.record.tally, [None if isinstance(v, Tensor) else v for v in flat]
-        ctx.save_for_backward(*buffers[:len(carry)], *(v for v in flat if isinstance(v, Tensor)))
+        if not loop.proved and ctx.rows:
+            loop.prove(flat, buffers)
+        kept = [v[: ctx.rows] for v in buffers]
+        ctx.loop = loop
+        ctx.tally = loop.record.tally
+        ctx.plain = [None if isinstance(v, Tensor) else v for v in flat]
+        ctx.save_for_backward(*buffers[: len(carry)], *(v for v in flat if isinstance(v, Tensor)))
         ctx.shapes = [v.shape for v in buffers]
         ctx.mark_non_differentiable(carry[0], kept[0])
         ctx.set_materialize_grads(False)
@@ -344,37 +552,60 @@ class _Recalled(torch.autograd.Function):
         rows, given = _split(ctx.saved_tensors, loop.m)
         given = iter(given)
         flat = [next(given) if v is None else v for v in ctx.plain]
-        with torch.no_grad(): found = _Recalled.pull(ctx, rows, flat, *_split(gradients, loop.m - 1))
+        with torch.no_grad():
+            found = _Recalled.pull(ctx, rows, flat, *_split(gradients, loop.m - 1))
         stats, each = ctx.tally
-        evaluations = each * ctx.rows + loop.m - 2       # those of the steps, and the first slope if it is carried
+        # those of the steps, and the first slope if it is carried
+        evaluations = each * ctx.rows + loop.m - 2
         stats.nfe_backward += evaluations
         loop.record.count(evaluations)
         places = dict(zip((*loop.carried[1:], *loop.wanted), found))
-        return None, *_once("a compiled solve gives first derivatives: for second ones solve without compile=True", flat[loop.carried[1]], *(places.get(i) for i in range(len(flat))))
+        return None, *_once(
+            "a compiled solve gives first derivatives: for second ones solve without compile=True",
+            flat[loop.carried[1]],
+            *(places.get(i) for i in range(len(flat))),
+        )
 
     @staticmethod
     def pull(ctx, rows, flat, ends, kept):
         loop = ctx.loop
-        ends = [torch.zeros(flat[i].shape, dtype=flat[i].dtype, device=flat[i].device) if g is None else g.contiguous() for i, g in zip(loop.carried[1:], ends)]
+        ends = [
+            torch.zeros(flat[i].shape, dtype=flat[i].dtype, device=flat[i].device)
+            if g is None
+            else g.contiguous()
+            for i, g in zip(loop.carried[1:], ends)
+        ]
         seen = [rows[1].new_empty(ctx.shapes[i]) for i in loop.seen]
-        for i, whole in zip(loop.seen, seen): whole[:ctx.rows] = 0 if kept[i] is None else kept[i]
-        return loop.backward(torch.tensor([ctx.rows], device=rows[0].device), *ends, *seen, *rows, *flat)
+        for i, whole in zip(loop.seen, seen):
+            whole[: ctx.rows] = 0 if kept[i] is None else kept[i]
+        return loop.backward(
+            torch.tensor([ctx.rows], device=rows[0].device), *ends, *seen, *rows, *flat
+        )
 
 # %% ../../nbs/06b_compile.ipynb #f4035cc4
 def _while(cond, body, carry, others, written=()):
     "A `while_loop` whose body may write to the tensors in `written`."
     start = len(carry) + len(others)
-    indices = {"mutated_arg_indices": ",".join(map(str, range(start, start + len(written))))} if written else {}
-    return torch.ops.higher_order.while_loop(cond, body, tuple(carry), (*others, *written), **indices)
+    indices = (
+        {"mutated_arg_indices": ",".join(map(str, range(start, start + len(written))))}
+        if written
+        else {}
+    )
+    return torch.ops.higher_order.while_loop(
+        cond, body, tuple(carry), (*others, *written), **indices
+    )
 
 
 def _traced(function, inputs, grad=False):
     from torch._dispatch.python import enable_python_dispatcher
     from torch.fx.experimental.proxy_tensor import make_fx
-    with torch.set_grad_enabled(grad), enable_python_dispatcher(), _mode(inputs): gm = make_fx(function)(*inputs)
+
+    with torch.set_grad_enabled(grad), enable_python_dispatcher(), _mode(inputs):
+        gm = make_fx(function)(*inputs)
     gm.graph.eliminate_dead_code()
     gm.recompile()
-    for n in gm.graph.find_nodes(op="placeholder"): n.meta.pop("val", None)
+    for n in gm.graph.find_nodes(op="placeholder"):
+        n.meta.pop("val", None)
     return gm
 
 
@@ -383,26 +614,35 @@ def _split(values, *sizes):
     return *(list(itertools.islice(values, n)) for n in sizes), list(values)
 
 
-def _mode(values): return next(v.fake_mode for v in values if isinstance(v, Tensor))
-def _kinds(values): return [(tuple(v.shape), v.dtype) for v in values]
+def _mode(values):
+    return next(v.fake_mode for v in values if isinstance(v, Tensor))
 
 
-def _carried(nodes):    # where the tensors of the list `carry` are among the inputs of a graph
+def _kinds(values):
+    return [(tuple(v.shape), v.dtype) for v in values]
+
+
+def _carried(nodes):  # where the tensors of the list `carry` are among the inputs of a graph
     places = {}
     for i, n in enumerate(nodes):
         source = getattr(n.meta.get("grapharg"), "source", None)
-        if source is not None: places[source.name if isinstance(source.name, str) else source.name()] = i
-    return [places[f"L['carry'][{k}]"] for k in itertools.takewhile(lambda k: f"L['carry'][{k}]" in places, itertools.count())]
+        if source is not None:
+            places[source.name if isinstance(source.name, str) else source.name()] = i
+    return [
+        places[f"L['carry'][{k}]"]
+        for k in itertools.takewhile(lambda k: f"L['carry'][{k}]" in places, itertools.count())
+    ]
 
 # %% ../../nbs/06b_compile.ipynb #2e2afbfe
 _records = weakref.WeakKeyDictionary()
 _log = logging.getLogger("torchdyn")
 
+
 def _record(f, backend):
     key = f.__self__ if isinstance(f, types.MethodType) else getattr(f, "__code__", f)
     try:
         records = _records.setdefault(key, {})
-    except TypeError:       # it cannot be a key
+    except TypeError:  # it cannot be a key
         return _Record(backend)
     modules = _referred(f) if key is not f else ()
     kind = getattr(f, "__name__", None), backend, *map(weakref.ref, modules)
@@ -419,13 +659,14 @@ def _referred(f):
         return []
     found = [f.__globals__.get(name) for name in f.__code__.co_names]
     for cell in f.__closure__ or ():
-        with contextlib.suppress(ValueError):       # an empty one
+        with contextlib.suppress(ValueError):  # an empty one
             found.append(cell.cell_contents)
     return [v for v in found if isinstance(v, nn.Module)]
 
 
 def _parts(f):
-    "The objects whose numbers a field may count up: its modules, those that a function refers to, or itself."
+    """The objects whose numbers a field may count up: its modules, those that a function refers to,
+    or itself."""
     owner = getattr(f, "__self__", f)
     if not isinstance(owner, nn.Module):
         modules = [part for m in _referred(owner) for part in m.modules()]
@@ -436,11 +677,13 @@ def _parts(f):
 # %% ../../nbs/06b_compile.ipynb #91721a46
 class _Record:
     "What was compiled for one field, what could not be, and the counters that the field keeps."
+
     def __init__(self, backend):
         self.backend = backend
         self.programs = {}
-        self.failed = {}        # why, for each kind of program
-        self.fallen = None      # the failure that the present solve met last: what could not be compiled, and why
+        self.failed = {}  # why, for each kind of program
+        # the failure that the present solve met last: what could not be compiled, and why
+        self.fallen = None
         self.told = set()
         self.counters = None
         self.tally = None
@@ -449,18 +692,25 @@ class _Record:
         "Shows which integers the field counts up, by evaluations that leave no trace."
         if self.counters is not None:
             return
-        parts, nfe = _parts(field.f), field.nfe
+        parts = _parts(field.f)
+        nfe = field.nfe
         with _untouched(parts, x):
             before = _integers(parts)
             field(t, x.clone())
             once = _integers(parts)
-            grown = {place: v - before[place] for place, v in once.items() if v != before.get(place, v)}
-            if grown:       # a counter grows by the same again; what was set, such as a size, does not
+            grown = {
+                place: v - before[place] for place, v in once.items() if v != before.get(place, v)
+            }
+            # a counter grows by the same again; what was set, such as a size, does not
+            if grown:
                 field(t, x.clone())
             twice = _integers(parts)
         field.nfe = nfe
-        self.counters = [(weakref.ref(parts[i]), name, n) for (i, name), n in grown.items()
-                         if twice[i, name] - once[i, name] == n]
+        self.counters = [
+            (weakref.ref(parts[i]), name, n)
+            for (i, name), n in grown.items()
+            if twice[i, name] - once[i, name] == n
+        ]
 
     def count(self, evaluations):
         for part, name, each in self.held():
@@ -479,14 +729,16 @@ class _Record:
 
     def give_up(self, kind, error):
         level, *rest = kind[:_KIND]
-        if "RecompileLimit" in type(error).__name__:    # what differs in each call does so in steps as well
+        # what differs in each call does so in steps as well
+        if "RecompileLimit" in type(error).__name__:
             level = "step"
             self.failed["loop", *rest] = _reason(error)
         self.failed[level, *rest] = _reason(error)
         self.fallen = level, _reason(error)
 
     def run(self, kind, function, build, inputs):
-        "`function(*inputs)`, compiled: `None` if that cannot be. The evaluations made are left to be counted."
+        """`function(*inputs)`, compiled: `None` if that cannot be. The evaluations made are left to
+        be counted."""
         if self.gave_up(kind):
             return None
         held = [(vars(part), name, vars(part)[name]) for part, name, _ in self.held()]
@@ -498,9 +750,12 @@ class _Record:
             with _tracing():
                 if kind not in self.programs:
                     backend = functools.partial(self.build, build)
-                    self.programs[kind] = torch.compile(_own(function), fullgraph=True, backend=backend)
+                    self.programs[kind] = torch.compile(
+                        _own(function), fullgraph=True, backend=backend
+                    )
                 result = self.programs[kind](*inputs)
-        except Exception as e:      # of the compiler or of the field: solved without a compiler, the latter is raised again
+        # of the compiler or of the field: solved without a compiler, the latter is raised again
+        except Exception as e:
             self.give_up(kind, e)
             return None
         finally:
@@ -516,9 +771,11 @@ class _Record:
     def build(self, build, gm, inputs):
         self.built = True
         program = build(gm, inputs, self)
+
         def run(*flat):
             self.ran = True
             return program(*flat)
+
         return run
 
     def tell(self):
@@ -529,17 +786,24 @@ class _Record:
         instead = "eagerly" if level == "step" else "step by step, each step compiled"
         if instead not in self.told:
             self.told.add(instead)
-            warnings.warn(f"compile=True: this field could not be compiled as asked, so it is solved {instead}. "
-                          f"The compiler said: {reason}", stacklevel=5)
+            warnings.warn(
+                "compile=True: this field could not be compiled as asked, so it is "
+                f"solved {instead}. "
+                f"The compiler said: {reason}",
+                stacklevel=5,
+            )
 
 # %% ../../nbs/06b_compile.ipynb #91721a47
-def _integers(parts): return {(i, k): v for i, part in enumerate(parts) for k, v in vars(part).items() if type(v) is int}
+def _integers(parts):
+    return {
+        (i, k): v for i, part in enumerate(parts) for k, v in vars(part).items() if type(v) is int
+    }
 
 
 @contextlib.contextmanager
 def _untouched(parts, x):
-    """What is evaluated here leaves the numbers, lists and tensors of these objects as they were, and so the
-    random numbers. What a field makes for itself the first time, it keeps."""
+    """What is evaluated here leaves the numbers, lists and tensors of these objects as they were,
+    and so the random numbers. What a field makes for itself the first time, it keeps."""
     shelves = [shelf for part in parts for shelf in (vars(part), vars(part).get("_buffers", {}))]
     undo = [_undo(shelf, name, v) for shelf in shelves for name, v in shelf.items()]
     try:
@@ -568,7 +832,10 @@ def _restore(shelf, name, v, then):
 
 # %% ../../nbs/06b_compile.ipynb #982e1216
 @functools.cache
-def _tracing(): return torch._dynamo.config.patch(trace_autograd_ops=True)      # made once: making it takes longer than a small field
+def _tracing():
+    return torch._dynamo.config.patch(
+        trace_autograd_ops=True
+    )  # made once: making it takes longer than a small field
 
 
 def _reason(e):
@@ -576,32 +843,57 @@ def _reason(e):
     return f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:200]}"
 
 
-def _own(f): return types.FunctionType(f.__code__.replace(), f.__globals__, f.__name__)       # the compiler keeps its books by code object
+def _own(f):
+    return types.FunctionType(
+        f.__code__.replace(), f.__globals__, f.__name__
+    )  # the compiler keeps its books by code object
 
 
 def _kind(level, stepper):
-    "What a program is known by, to begin with: of a loop or a step, of which method, with a way back or without."
+    """What a program is known by, to begin with: of a loop or a step, of which method, with a way
+    back or without."""
     return level, type(stepper), stepper.order, stepper.adaptive, torch.is_grad_enabled()
+
 
 _KIND = 5
 
 # %% ../../nbs/06b_compile.ipynb #1a911e09
 class _CompiledStepper(Stepper):
     "A stepper whose steps are compiled, for the loop in Python."
+
     adaptive = True
 
     def __init__(self, stepper, record, field, tolerance, hermite, graph):
         super().__init__()
-        self.stepper, self.record, self.field, self.tolerance, self.graph = stepper, record, field, tolerance, graph
+        self.stepper = stepper
+        self.record = record
+        self.field = field
+        self.tolerance = tolerance
+        self.graph = graph
         self.packed = not hermite and stepper.interpolant is not None and _plain(stepper)
-        self.known, self.inputs, self.lost = (None, None), {}, False
-        for name in ("order", "error_order", "adaptive", "explicit", "linearly_implicit", "reversible",
-                     "trainable", "interpolant", "extend", "fsal", "reverse"):
-            if hasattr(stepper, name): setattr(self, name, getattr(stepper, name))
+        self.known = (None, None)
+        self.inputs = {}
+        self.lost = False
+        for name in (
+            "order",
+            "error_order",
+            "adaptive",
+            "explicit",
+            "linearly_implicit",
+            "reversible",
+            "trainable",
+            "interpolant",
+            "extend",
+            "fsal",
+            "reverse",
+        ):
+            if hasattr(stepper, name):
+                setattr(self, name, getattr(stepper, name))
 
     def begin(self, f, t, x):
         memory = self.stepper.begin(f, t, x)
-        return memory.clone() if isinstance(memory, Tensor) else memory     # the field may use its buffer again
+        # the field may use its buffer again
+        return memory.clone() if isinstance(memory, Tensor) else memory
 
     def forward(self, f, t, x, dt, memory):
         field = f.f if isinstance(f, _Forgetful) else f
@@ -624,7 +916,12 @@ class _CompiledStepper(Stepper):
     def compiled(self, field, t, x, dt, memory):
         grad = torch.is_grad_enabled()
         if (field, grad) not in self.inputs:
-            self.inputs[field, grad] = _setting(field, x), self.stepper, _as_tensors(self.tolerance, x), self.packed
+            self.inputs[field, grad] = (
+                _setting(field, x),
+                self.stepper,
+                _as_tensors(self.tolerance, x),
+                self.packed,
+            )
         if grad and self.graph:
             x = _rooted(x)
         elif not grad:
@@ -636,29 +933,55 @@ class _CompiledStepper(Stepper):
 # %% ../../nbs/06b_compile.ipynb #f59ab766
 class _KnownRatio:
     "A tolerance that knows the ratio which a compiled step has worked out."
-    def __init__(self, tolerance, stepper): self.given, self.stepper = tolerance, stepper
-    def __getattr__(self, name): return getattr(self.given, name)
-    def ratio(self, error, x0, x1): return self.stepper.known[1] if error is self.stepper.known[0] else self.given.ratio(error, x0, x1)
+
+    def __init__(self, tolerance, stepper):
+        self.given = tolerance
+        self.stepper = stepper
+
+    def __getattr__(self, name):
+        return getattr(self.given, name)
+
+    def ratio(self, error, x0, x1):
+        return (
+            self.stepper.known[1]
+            if error is self.stepper.known[0]
+            else self.given.ratio(error, x0, x1)
+        )
 
 
-def _rooted(x): return x if x.requires_grad else x.detach().clone().requires_grad_()       # all states look alike, the first as well
+def _rooted(x):
+    return (
+        x if x.requires_grad else x.detach().clone().requires_grad_()
+    )  # all states look alike, the first as well
 
 
-def _clock(t, x): return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=x.device)
+def _clock(t, x):
+    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=x.device)
 
 
-def _setting(field, x, inside=False):   # `inside`: the stepper looks at no time beyond its step
+def _setting(field, x, inside=False):  # `inside`: the stepper looks at no time beyond its step
     "A field, taken apart for `_SafeField`."
-    control = tree_map(lambda v: v.view_as(v) if isinstance(v, Tensor) else v, field.control)       # never the same object as the state
+    # never the same object as the state
+    control = tree_map(lambda v: v.view_as(v) if isinstance(v, Tensor) else v, field.control)
     within = field.within
     span = None
     if within is not None and (within.strict or inside):
         span = torch.stack([_clock(t, x) for t in (within.low, within.high)])
-    return field.f, field.args[0] if field.args else None, field.layout, (field.timed, field.takes_args), control, span
+    return (
+        field.f,
+        field.args[0] if field.args else None,
+        field.layout,
+        (field.timed, field.takes_args),
+        control,
+        span,
+    )
 
 
 def _as_tensors(tolerance, x):
-    atol, rtol = (v if isinstance(v, Tensor) else torch.tensor(v, dtype=x.real.dtype, device=x.device) for v in tolerance[:2])
+    atol, rtol = (
+        v if isinstance(v, Tensor) else torch.tensor(v, dtype=x.real.dtype, device=x.device)
+        for v in tolerance[:2]
+    )
     return tolerance._replace(atol=atol, rtol=rtol)
 
 # %% ../../nbs/06b_compile.ipynb #1d504c85
@@ -675,7 +998,7 @@ def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carr
 
     left = (t1 - t).abs()
     size = torch.minimum(torch.maximum(dt, shortest), longest)
-    last = size >= .99 * left
+    last = size >= 0.99 * left
     size = torch.where(last, left, size)
     if per_sample:
         size = torch.where(running, size, 0)
@@ -692,15 +1015,29 @@ def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carr
         steps = steps + running
         small = torch.maximum(proposal, shortest) < _resolved(end)
         stuck = running & (small & ~done | ~accept & (size <= shortest))
-        after = torch.where(steps >= most_steps, _SPENT, -1.)
-        after = torch.where(done, 0., after)
+        after = torch.where(steps >= most_steps, _SPENT, -1.0)
+        after = torch.where(done, 0.0, after)
         after = torch.where(stuck, torch.where(ratio.isfinite(), _SMALL, _LOST), after)
-        later = [torch.where(running, new, old) for new, old in zip(_floats(pattern, remembered), _floats(pattern, past))]
-        new = _packed([torch.where(running, after, status), row + (1 if per_sample else take), steps, end,
-                       torch.where(running, proposal, dt), accepted + take,
-                       torch.where(take, torch.minimum(least, size), least),
-                       torch.where(take, torch.maximum(most, size), most), *later])
-        again = _packed([torch.where(take, _AGAIN, 0.), torch.where(take, h, 0.), *clock[2:].unbind()])
+        later = [
+            torch.where(running, new, old)
+            for new, old in zip(_floats(pattern, remembered), _floats(pattern, past))
+        ]
+        new = _packed(
+            [
+                torch.where(running, after, status),
+                row + (1 if per_sample else take),
+                steps,
+                end,
+                torch.where(running, proposal, dt),
+                accepted + take,
+                torch.where(take, torch.minimum(least, size), least),
+                torch.where(take, torch.maximum(most, size), most),
+                *later,
+            ]
+        )
+        again = _packed(
+            [torch.where(take, _AGAIN, 0.0), torch.where(take, h, 0.0), *clock[2:].unbind()]
+        )
 
     fresh = status == _FRESH
     slope = field(t, x) if memory or choose else None
@@ -709,16 +1046,28 @@ def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carr
         if choose:
             reach = torch.minimum(left, longest)
             first = initial_step(field, t, x, slope, stepper.error_order, tolerance, sign, reach)
-        ready = torch.where(first > 0, -1., _LOST)
+        ready = torch.where(first > 0, -1.0, _LOST)
         first = torch.maximum(first, _resolved(t))
-        begun = _packed([torch.where(fresh, ready, status), *clock[1:4].unbind(),
-                         torch.where(fresh, first, dt), *clock[5:].unbind()])
+        begun = _packed(
+            [
+                torch.where(fresh, ready, status),
+                *clock[1:4].unbind(),
+                torch.where(fresh, first, dt),
+                *clock[5:].unbind(),
+            ]
+        )
 
     carry = new, torch.where(take, step.x, x), *(torch.where(take, step.memory, v) for v in memory)
     begin = begun, x.clone(), *(torch.where(fresh, slope, v) for v in memory)
     kept = (again, x.clone(), *(v.clone() for v in memory)) if graph or curve else ()
     terms = step.stages if step.terms is None else step.terms
-    return *carry, *begin, *kept, *(weighted_sum(terms, column) for column in _columns(stepper, curve)), made
+    return (
+        *carry,
+        *begin,
+        *kept,
+        *(weighted_sum(terms, column) for column in _columns(stepper, curve)),
+        made,
+    )
 
 
 def _resolved(t):
@@ -730,24 +1079,35 @@ def _resolved(t):
 
 
 def _packed(numbers):
-    "Numbers as one tensor: by their places, which the compiler merges with what made them, and not by a copy of each."
-    if numbers[0].dim(): return torch.stack(numbers)
+    """Numbers as one tensor: by their places, which the compiler merges with what made them, and
+    not by a copy of each."""
+    if numbers[0].dim():
+        return torch.stack(numbers)
     place = torch.arange(len(numbers), device=numbers[0].device)
-    return functools.reduce(lambda row, i: torch.where(place == i, numbers[i], row), range(1, len(numbers)), numbers[0])
+    return functools.reduce(
+        lambda row, i: torch.where(place == i, numbers[i], row), range(1, len(numbers)), numbers[0]
+    )
 
 # %% ../../nbs/06b_compile.ipynb #dd8e331a
-_AGAIN, _FRESH = -2., -3.       # the status of a step that was taken before, and that of a solve that has not begun
-_SPENT, _SMALL, _LOST = (float(s) for s in (Status.MAX_STEPS, Status.STEP_UNDERFLOW, Status.NON_FINITE))
+# the status of a step that was taken before, and that of a solve that has not begun
+_AGAIN = -2.0
+_FRESH = -3.0
+_SPENT, _SMALL, _LOST = (
+    float(s) for s in (Status.MAX_STEPS, Status.STEP_UNDERFLOW, Status.NON_FINITE)
+)
 
-def _floats(pattern, memory): return [v for p, v in zip(pattern, memory) if p is None]
+
+def _floats(pattern, memory):
+    return [v for p, v in zip(pattern, memory) if p is None]
 
 # %% ../../nbs/06b_compile.ipynb #66c380f7
 def _rounds(problem, record, kind, function, inputs, carry, kept, graph, opening):
-    """Calls of a loop until it ends: after each what it carries and what it kept. Ends with `None` if it could
-    not be compiled, and then nothing was counted."""
-    field, m = problem.f, len(carry)
+    """Calls of a loop until it ends: after each what it carries and what it kept. Ends with `None`
+    if it could not be compiled, and then nothing was counted."""
+    field = problem.f
+    m = len(carry)
     counted = field.nfe, field.jacobians
-    past = itertools.repeat(0.)
+    past = itertools.repeat(0.0)
     while True:
         if torch.is_grad_enabled():
             carry = [carry[0], *(_rooted(v) if graph else v for v in carry[1:])]
@@ -769,75 +1129,115 @@ def _rounds(problem, record, kind, function, inputs, carry, kept, graph, opening
         field.jacobians += taken * jacobians
         record.count(taken * each + opening)
         carry = list(out[:m])
-        yield carry, out[2 * m:-1]
+        yield carry, out[2 * m : -1]
         if min(status) >= 0:
             return
-        carry[0] = torch.cat([carry[0][:1], torch.zeros_like(carry[0][:1]), carry[0][2:]])      # the buffers were full
+        # the buffers were full
+        carry[0] = torch.cat([carry[0][:1], torch.zeros_like(carry[0][:1]), carry[0][2:]])
 
 # %% ../../nbs/06b_compile.ipynb #e2f93409
 def _whole(problem, x, record, graph):
     "The states at all times by one compiled loop, or `None`."
-    field, integrator = problem.f, problem.integrator
-    stepper, controller, per_sample = integrator.stepper, integrator.controller, integrator.per_sample
+    field = problem.f
+    integrator = problem.integrator
+    stepper = integrator.stepper
+    controller = integrator.controller
+    per_sample = integrator.per_sample
     pattern = controller.begin(stepper.error_order)
-    if not isinstance(pattern, (tuple, list)) or not all(isinstance(v, (int, float)) for v in pattern):
+    if not isinstance(pattern, (tuple, list)) or not all(
+        isinstance(v, (int, float)) for v in pattern
+    ):
         return None
     if record.gave_up(_kind("loop", stepper)):
         return None
-    points, choose = (_SamplePoints if per_sample else _Points)(problem, x), integrator.first_step is None
-    t, t1 = points.start, points.end
+    points = (_SamplePoints if per_sample else _Points)(problem, x)
+    choose = integrator.first_step is None
+    t = points.start
+    t1 = points.end
     if not per_sample and t == t1:
         return None
     record.probe(field, t, x)
-    status = torch.where(t == t1, 0., _FRESH) if per_sample else _FRESH
+    status = torch.where(t == t1, 0.0, _FRESH) if per_sample else _FRESH
     memory = [v for v in pattern if isinstance(v, float)]
-    clock = points.pack(status, 0., 0., t, integrator.first_step or 0., 0., math.inf, 0., *memory)
-    span = points.pack(t1, points.sign, integrator.min_step, integrator.max_step, integrator.max_steps)
+    clock = points.pack(
+        status, 0.0, 0.0, t, integrator.first_step or 0.0, 0.0, math.inf, 0.0, *memory
+    )
+    span = points.pack(
+        t1, points.sign, integrator.min_step, integrator.max_step, integrator.max_steps
+    )
     pattern = tuple(None if isinstance(v, float) else v for v in pattern)
     flags = per_sample, torch.is_grad_enabled(), choose, points.curve
-    inputs = _setting(field, x), stepper, _as_tensors(integrator.tolerance, x), controller, pattern, flags, span
+    inputs = (
+        _setting(field, x),
+        stepper,
+        _as_tensors(integrator.tolerance, x),
+        controller,
+        pattern,
+        flags,
+        span,
+    )
     carry = [clock, x, *[torch.zeros_like(x)] * stepper.fsal]
-    kept = len(carry) * (torch.is_grad_enabled() or points.inner) + len(_columns(stepper, points.curve))
+    kept = len(carry) * (torch.is_grad_enabled() or points.inner) + len(
+        _columns(stepper, points.curve)
+    )
     opening = (stepper.fsal or choose) + choose
     kind = *_kind("loop", stepper), *flags
-    for carry, kept in _rounds(problem, record, kind, _advance, inputs, carry, kept, graph, opening):
-        if carry is None: return None
-        if points.inner: points.claim(carry[0], carry[1:], *kept)
+    for carry, kept in _rounds(
+        problem, record, kind, _advance, inputs, carry, kept, graph, opening
+    ):
+        if carry is None:
+            return None
+        if points.inner:
+            points.claim(carry[0], carry[1:], *kept)
     _conclude(problem, carry[0])
     return points.collect(carry[1], carry[0][0] == 0)
 
 
 def _conclude(problem, clock):
-    stats, names = problem.stats, ("status", None, "steps", "t", None, "accepted", "min_step", "max_step")
+    stats = problem.stats
+    names = ("status", None, "steps", "t", None, "accepted", "min_step", "max_step")
     values = clock.flatten(1) if problem.integrator.per_sample else clock.tolist()
     for name, v in zip(names, values):
-        if name: setattr(stats, name, v if name in ("t", "min_step", "max_step") else v.long() if isinstance(v, Tensor) else int(v))
+        if name:
+            setattr(
+                stats,
+                name,
+                v
+                if name in ("t", "min_step", "max_step")
+                else v.long()
+                if isinstance(v, Tensor)
+                else int(v),
+            )
     stats.rejected = stats.steps - stats.accepted
-    if not problem.integrator.per_sample: stats.status = Status(stats.status)
+    if not problem.integrator.per_sample:
+        stats.status = Status(stats.status)
 
 
 def _loopable(problem, x):
     "Can all steps of an adaptive solve be one loop?"
-    integrator, stepper = problem.integrator, problem.integrator.stepper
+    integrator = problem.integrator
+    stepper = problem.integrator.stepper
     if not _simple(problem, x) or integrator.controller is None or stepper.trainable:
         return False
     if len(problem.times) <= 2:
         return True
     if stepper.interpolant is not None and not integrator.hermite:
         return _plain(stepper)
-    return stepper.fsal     # the cubic needs the slopes at both ends
+    return stepper.fsal  # the cubic needs the slopes at both ends
 
 
 def _simple(problem, x):
     "Nobody looks at the solve between its steps, and its method has a fixed number of operations."
-    integrator, stepper = problem.integrator, problem.integrator.stepper
+    integrator = problem.integrator
+    stepper = problem.integrator.stepper
     watched = problem.observers or problem.integrands or integrator.t_stops
     return x.numel() and not watched and (_classic(stepper) or stepper.linearly_implicit)
 
 # %% ../../nbs/06b_compile.ipynb #032d1426
 def _columns(stepper, curve):
     "The polynomials of an interpolant whose coefficients are kept."
-    if curve is None or stepper.interpolant is None or curve == "cubic": return ()
+    if curve is None or stepper.interpolant is None or curve == "cubic":
+        return ()
     columns = tuple(zip(*stepper.interpolant))
     return columns[1:-2] if curve == "ends" else columns
 
@@ -845,37 +1245,63 @@ def _columns(stepper, curve):
 @functools.cache
 def _meets(interpolant):
     "Does an interpolant have the first and the last slope at its ends?"
-    n, d = len(interpolant), len(interpolant[0])
+    n = len(interpolant)
+    d = len(interpolant[0])
     slopes = [(row[0], sum(q * c for q, c in enumerate(row, 1))) for row in interpolant]
-    return d > 2 and all(abs(a - (i == 0)) + abs(b - (i == n - 1)) < 1e-9 for i, (a, b) in enumerate(slopes))
+    return d > 2 and all(
+        abs(a - (i == 0)) + abs(b - (i == n - 1)) < 1e-9 for i, (a, b) in enumerate(slopes)
+    )
 
 
 @functools.cache
 def _from_ends(d):
-    "What the powers of theta, from 0 to `d`, weigh of x0, x1, h f0, h f1 and of h times the coefficients from the second to the last but two."
-    inner = torch.arange(2., d - 1, dtype=torch.float64)
-    total = torch.tensor([1., -1., 0., *[-1.] * len(inner)], dtype=torch.float64)           # S, of D, f0, f1 and the coefficients
-    slope = torch.tensor([0., -1., 1., *-inner], dtype=torch.float64)                      # R
-    rows = torch.stack([0 * slope, *torch.eye(d, dtype=torch.float64)[[1, *range(3, d)]], d * total - slope, slope - (d - 1) * total])
+    """What the powers of theta, from 0 to `d`, weigh of x0, x1, h f0, h f1 and of h times the
+    coefficients from the second to the last but two."""
+    inner = torch.arange(2.0, d - 1, dtype=torch.float64)
+    # S, of D, f0, f1 and the coefficients
+    total = torch.tensor([1.0, -1.0, 0.0, *[-1.0] * len(inner)], dtype=torch.float64)
+    slope = torch.tensor([0.0, -1.0, 1.0, *-inner], dtype=torch.float64)  # R
+    rows = torch.stack(
+        [
+            0 * slope,
+            *torch.eye(d, dtype=torch.float64)[[1, *range(3, d)]],
+            d * total - slope,
+            slope - (d - 1) * total,
+        ]
+    )
     return torch.cat([torch.eye(d + 1, 1, dtype=torch.float64) - rows[:, :1], rows], 1)
 
 
 class _Points:
     "The requested times of a solve with one clock, and the states there."
+
     def __init__(self, problem, x):
-        self.start, self.end, self.count, self.rows = problem.times[0], problem.times[-1], len(problem.times), [x.unsqueeze(0)]
+        self.start = problem.times[0]
+        self.end = problem.times[-1]
+        self.count = len(problem.times)
+        self.rows = [x.unsqueeze(0)]
         self.sign = math.copysign(1, self.end - self.start)
-        self.times = self.pack(*problem.times[1:-1])        # those ahead
-        self.queue = self.times * self.sign                 # the same, increasing
+        self.times = self.pack(*problem.times[1:-1])  # those ahead
+        self.queue = self.times * self.sign  # the same, increasing
         self.shape(problem)
 
     def shape(self, problem):
-        p, self.inner, self.curve = problem.integrator.stepper.interpolant, self.count > 2, None
-        if not self.inner: return
-        if problem.integrator.hermite or p is None: self.curve, matrix = "cubic", _from_ends(3)
-        elif problem.integrator.stepper.fsal and _meets(p): self.curve, matrix = "ends", _from_ends(len(p[0]))
-        else: self.curve, matrix = "all", torch.eye(len(p[0]) + 1, dtype=torch.float64)
-        self.matrix, self.anchors = matrix.to(self.times.device), 1 if self.curve == "all" else 2
+        p = problem.integrator.stepper.interpolant
+        self.inner = self.count > 2
+        self.curve = None
+        if not self.inner:
+            return
+        if problem.integrator.hermite or p is None:
+            self.curve = "cubic"
+            matrix = _from_ends(3)
+        elif problem.integrator.stepper.fsal and _meets(p):
+            self.curve = "ends"
+            matrix = _from_ends(len(p[0]))
+        else:
+            self.curve = "all"
+            matrix = torch.eye(len(p[0]) + 1, dtype=torch.float64)
+        self.matrix = matrix.to(self.times.device)
+        self.anchors = 1 if self.curve == "all" else 2
 
     def pack(self, *values):
         "Numbers as one tensor."
@@ -883,22 +1309,50 @@ class _Points:
 
     def claim(self, clock, ends, again, *kept):
         "The states at the times inside the steps that were kept."
-        starts, sizes = again[:, 3], again[:, 1]
+        starts = again[:, 3]
+        sizes = again[:, 1]
         step = torch.searchsorted(torch.cat([starts[1:], clock[3:4]]) * self.sign, self.queue)
         n = bisect.bisect_left(step.tolist(), len(again))
-        if n: self.rows.append(self.states(self.times[:n], step[:n], 1, starts, sizes, ends, kept))
-        self.times, self.queue = self.times[n:], self.queue[n:]
+        if n:
+            self.rows.append(self.states(self.times[:n], step[:n], 1, starts, sizes, ends, kept))
+        self.times = self.times[n:]
+        self.queue = self.queue[n:]
 
-    def states(self, times, which, ahead, starts, sizes, ends, kept):      # a step has a row in each of `kept`, the next one `ahead` rows after it, or in `ends`
-        x, n, shape, inner = kept[0], len(starts), self.rows[0].shape[1:], kept[len(ends):]
-        if self.curve == "all": pieces, places = [x, *inner], [i * n for i in range(1 + len(inner))]
-        else: pieces, places = [*(v for pair in zip(kept, ends) for v in pair), *inner], [0, ahead, n + ahead, n + 2 * ahead, *((2 + i) * n + 2 * ahead for i in range(len(inner)))]
-        if x.is_complex(): pieces, shape = map(torch.view_as_real, pieces), (*shape, 2)
+    def states(self, times, which, ahead, starts, sizes, ends, kept):
+        "A step has a row in each of `kept`, the next one `ahead` rows after it, or in `ends`."
+        x = kept[0]
+        n = len(starts)
+        shape = self.rows[0].shape[1:]
+        inner = kept[len(ends) :]
+        if self.curve == "all":
+            pieces = [x, *inner]
+            places = [i * n for i in range(1 + len(inner))]
+        else:
+            pieces = [*(v for pair in zip(kept, ends) for v in pair), *inner]
+            places = [
+                0,
+                ahead,
+                n + ahead,
+                n + 2 * ahead,
+                *((2 + i) * n + 2 * ahead for i in range(len(inner))),
+            ]
+        if x.is_complex():
+            pieces = map(torch.view_as_real, pieces)
+            shape = (*shape, 2)
         table = torch.cat([v.reshape(-1, math.prod(shape)) for v in pieces])
-        t, h = starts.index_select(0, which), sizes.index_select(0, which).unsqueeze(1)
-        weights = ((times - t).unsqueeze(1) / h) ** torch.arange(len(self.matrix), device=h.device) @ self.matrix
-        weights[:, self.anchors:] *= h
-        found = F.embedding_bag(which.unsqueeze(1) + which.new_tensor(places), table, per_sample_weights=weights.to(table.dtype), mode="sum").reshape(-1, *shape)      # weighted sums of the table's rows
+        t = starts.index_select(0, which)
+        h = sizes.index_select(0, which).unsqueeze(1)
+        weights = ((times - t).unsqueeze(1) / h) ** torch.arange(
+            len(self.matrix), device=h.device
+        ) @ self.matrix
+        weights[:, self.anchors :] *= h
+        # weighted sums of the table's rows
+        found = F.embedding_bag(
+            which.unsqueeze(1) + which.new_tensor(places),
+            table,
+            per_sample_weights=weights.to(table.dtype),
+            mode="sum",
+        ).reshape(-1, *shape)
         return torch.view_as_complex(found) if x.is_complex() else found
 
     def collect(self, x, reached):
@@ -910,29 +1364,75 @@ class _Points:
 
 class _SamplePoints(_Points):
     "The same where each sample has a clock, and times, of its own."
+
     def __init__(self, problem, x):
         points = points_of(problem, x)
-        (self.start, self.end), self.times, self.count, self.rows, self.found = points.stops, points.grid, len(points.grid), [x], []
+        (self.start, self.end), self.times, self.count, self.rows, self.found = (
+            points.stops,
+            points.grid,
+            len(points.grid),
+            [x],
+            [],
+        )
         self.sign = points.sign.reshape(self.start.shape)
-        self.open, self.queue = (self.times != self.end.flatten()).T, (self.times * points.sign).T.contiguous()      # `[B, T]`
+        # `[B, T]`
+        self.open, self.queue = (
+            (self.times != self.end.flatten()).T,
+            (self.times * points.sign).T.contiguous(),
+        )
         self.shape(problem)
 
-    def pack(self, *values): return torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.times.device).expand_as(self.start) for v in values])
+    def pack(self, *values):
+        return torch.stack(
+            [
+                torch.as_tensor(v, dtype=torch.float64, device=self.times.device).expand_as(
+                    self.start
+                )
+                for v in values
+            ]
+        )
 
     def claim(self, clock, ends, again, *kept):
         (n, samples), sign = kept[0].shape[:2], self.sign.reshape(-1, 1)
         starts, sizes = (again[:, i].reshape(n, samples) for i in (3, 1))
-        step = torch.searchsorted((torch.cat([starts[1:], clock[3].reshape(1, samples)]).T * sign).contiguous(), self.queue)
-        mine = ((step < n) & (self.queue > starts[:1].T * sign) & self.open).flatten().nonzero().squeeze(1)
-        if not len(mine): return
+        step = torch.searchsorted(
+            (torch.cat([starts[1:], clock[3].reshape(1, samples)]).T * sign).contiguous(),
+            self.queue,
+        )
+        mine = (
+            ((step < n) & (self.queue > starts[:1].T * sign) & self.open)
+            .flatten()
+            .nonzero()
+            .squeeze(1)
+        )
+        if not len(mine):
+            return
         which = step.flatten().index_select(0, mine) * samples + mine // self.count
-        self.found.append((mine, self.states(self.times.T.flatten().index_select(0, mine), which, samples, starts.flatten(), sizes.flatten(), ends, kept)))
+        self.found.append(
+            (
+                mine,
+                self.states(
+                    self.times.T.flatten().index_select(0, mine),
+                    which,
+                    samples,
+                    starts.flatten(),
+                    sizes.flatten(),
+                    ends,
+                    kept,
+                ),
+            )
+        )
 
     def collect(self, x, reached):
         index, values = zip(*self.found) if self.found else ((), ())
-        T, last = self.count, (~self.open[:, 1:] & reached.reshape(-1, 1)).nonzero()
-        index = torch.cat([torch.arange(len(x), device=x.device) * T, *index, last[:, 0] * T + last[:, 1] + 1])
-        rows = x.new_full((len(x) * T, *x.shape[1:]), math.nan).index_copy(0, index, torch.cat([self.rows[0], *values, x[last[:, 0]]]))
+        T = self.count
+        last = (~self.open[:, 1:] & reached.reshape(-1, 1)).nonzero()
+        index = torch.cat(
+            [torch.arange(len(x), device=x.device) * T, *index, last[:, 0] * T + last[:, 1] + 1]
+        )
+        rows = x.new_full((len(x) * T, *x.shape[1:]), math.nan).index_copy(
+            0, index, torch.cat([self.rows[0], *values, x[last[:, 0]]])
+        )
         return rows.reshape(len(x), T, *x.shape[1:]).movedim(1, 0)
 
 # %% ../../nbs/06b_compile.ipynb #c8edb2fe
@@ -945,9 +1445,9 @@ def _even(setting, stepper, keep, plan, carry):
     step = stepper(field, t, x, _sized(dt, x, stepper), memory[0] if memory else None)
     made = field.nfe, field.jacobians
     fresh = status == _FRESH
-    new = _packed([torch.where(steps + 1 < plan.shape[1], -1., 0.), row + 1, steps + 1])
+    new = _packed([torch.where(steps + 1 < plan.shape[1], -1.0, 0.0), row + 1, steps + 1])
     carry = new, step.x, *([step.memory] if memory else [])
-    begun = _packed([torch.where(fresh, -1., status), row, steps])
+    begun = _packed([torch.where(fresh, -1.0, status), row, steps])
     begin = begun, x.clone(), *(torch.where(fresh, field(t, x), v) for v in memory)
     kept = (clock.clone(), x.clone(), *(v.clone() for v in memory)) if keep else ()
     return *carry, *begin, *kept, made
@@ -955,7 +1455,10 @@ def _even(setting, stepper, keep, plan, carry):
 # %% ../../nbs/06b_compile.ipynb #09c3deed
 def _fixed(problem, x, record, graph):
     "The states at all times by one compiled loop of fixed steps, or `None`."
-    integrator, field, stats, times = problem.integrator, problem.f, problem.stats, problem.times
+    integrator = problem.integrator
+    field = problem.f
+    stats = problem.stats
+    times = problem.times
     stepper = integrator.stepper
     if not _simple(problem, x) or integrator.controller is not None or integrator.per_sample:
         return None
@@ -964,23 +1467,41 @@ def _fixed(problem, x, record, graph):
     counts = [integrator.pieces(a, b) for a, b in zip(times, times[1:])]
     if not counts or integrator.dt is not None and sum(counts) > integrator.max_steps:
         return None
-    starts = [a if not i else a + i * ((b - a) / n) for a, b, n in zip(times, times[1:], counts) for i in range(n)]
+    starts = [
+        a if not i else a + i * ((b - a) / n)
+        for a, b, n in zip(times, times[1:], counts)
+        for i in range(n)
+    ]
     sizes = [(b - a) / n for a, b, n in zip(times, times[1:], counts) for i in range(n)]
-    inner, make = len(times) > 2, functools.partial(torch.tensor, dtype=torch.float64, device=x.device)
+    inner = len(times) > 2
+    make = functools.partial(torch.tensor, dtype=torch.float64, device=x.device)
     record.probe(field, times[0], x)
-    keep, plan = inner or torch.is_grad_enabled(), make([starts, sizes])
+    keep = inner or torch.is_grad_enabled()
+    plan = make([starts, sizes])
     torch._dynamo.maybe_mark_dynamic(plan, 1)
-    carry, states = [make([_FRESH, 0., 0.]), x, *[torch.zeros_like(x)] * stepper.fsal], []
-    inputs, kept = (_setting(field, x, inside=True), stepper, keep, plan), keep and len(carry)
+    carry = [make([_FRESH, 0.0, 0.0]), x, *[torch.zeros_like(x)] * stepper.fsal]
+    states = []
+    inputs = (_setting(field, x, inside=True), stepper, keep, plan)
+    kept = keep and len(carry)
     kind = *_kind("loop", stepper), keep
-    for carry, kept in _rounds(problem, record, kind, _even, inputs, carry, kept, graph, int(stepper.fsal)):
-        if carry is None: return None
-        if inner: states.append(kept[1])
-    for dt in sizes: stats.count(dt, True)
+    for carry, kept in _rounds(
+        problem, record, kind, _even, inputs, carry, kept, graph, int(stepper.fsal)
+    ):
+        if carry is None:
+            return None
+        if inner:
+            states.append(kept[1])
+    for dt in sizes:
+        stats.count(dt, True)
     stats.t = times[-1]
-    if not inner: return torch.stack([x, carry[1]])
+    if not inner:
+        return torch.stack([x, carry[1]])
     rows = torch.cat([*states, carry[1].unsqueeze(0)])
-    return rows if len(rows) == len(times) else rows[torch.tensor([0, *counts], device=x.device).cumsum(0)]
+    return (
+        rows
+        if len(rows) == len(times)
+        else rows[torch.tensor([0, *counts], device=x.device).cumsum(0)]
+    )
 
 # %% ../../nbs/06b_compile.ipynb #0a7f3c11
 _STEP_PARTS = (
@@ -1000,6 +1521,7 @@ _STEP_PARTS = (
     "torch.fx:Graph.find_nodes",
 )
 
+
 @functools.cache
 def available() -> str | None:  # the reason why not; `None` if so
     "Whether the installed PyTorch has what compiled solves are built on."
@@ -1011,7 +1533,8 @@ def _without_steps():
     "What is missing for compiled steps."
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # what PyTorch's modules say of each other when they are loaded
+            # what PyTorch's modules say of each other when they are loaded
+            warnings.simplefilter("ignore")
             for part in _STEP_PARTS:
                 pkgutil.resolve_name(part)
     except Exception as e:
@@ -1029,7 +1552,8 @@ def _without_loops():
         loop = pkgutil.resolve_name("torch:ops.higher_order.while_loop")
         known = inspect.signature(type(loop).__call__).parameters
     except Exception as e:
-        return f"PyTorch {torch.__version__} has no torch.ops.higher_order.while_loop ({type(e).__name__})"
+        kind = type(e).__name__
+        return f"PyTorch {torch.__version__} has no torch.ops.higher_order.while_loop ({kind})"
     if "mutated_arg_indices" not in known:
         return f"the body of a loop cannot write to a buffer in PyTorch {torch.__version__}"
 
@@ -1037,12 +1561,14 @@ def _without_loops():
 def _trace_one():
     "Asks the graph of a small function all that graphs are asked for on this page."
     seen = []
+
     def look(gm, inputs):
         nodes = list(gm.graph.find_nodes(op="placeholder"))
         values = [n.meta["example_value"] for n in nodes]
         tensors = [values[i] for i in _carried(nodes)]
         seen.append(([_hint(v.numel()) for v in tensors], _mode(values), tensors[0]._version))
         return gm
+
     carry = [torch.zeros(2, device="cpu"), torch.zeros(3, device="cpu")]
     torch._dynamo.maybe_mark_dynamic(carry[1], 0)
     with torch.no_grad():
@@ -1057,15 +1583,21 @@ _LARGE = 1 << 22
 
 # %% ../../nbs/06b_compile.ipynb #b5a25368
 def compiled(
-    sensitivity: Callable,      # one of `SENSITIVITIES`, or a function like them
+    sensitivity: Callable,  # one of `SENSITIVITIES`, or a function like them
     backend: str = "inductor",  # of `torch.compile`
-) -> Callable:                  # the same with what can be compiled, compiled
+) -> Callable:  # the same with what can be compiled, compiled
     "A sensitivity whose solves are compiled: the whole loop where that can be, else its steps."
+
     def solve(problem, x, tensors, backward):
-        if torch.compiler.is_compiling() or _transformed() or not isinstance(problem.f, VectorField):
+        if (
+            torch.compiler.is_compiling()
+            or _transformed()
+            or not isinstance(problem.f, VectorField)
+        ):
             return sensitivity(problem, x, tensors, backward)
         if problem.integrator.t_stops and x.dtype not in (torch.float64, torch.complex128):
-            return sensitivity(problem, x, tensors, backward)     # times are rounded to their side of a stop, in Python
+            # times are rounded to their side of a stop, in Python
+            return sensitivity(problem, x, tensors, backward)
         missing = available()
         if missing is not None and missing != _without_loops():
             _say(missing)
@@ -1075,27 +1607,41 @@ def compiled(
         record.fallen = missing and ("loop", missing)
         try:
             found = _solve(sensitivity, problem, x, tensors, backward, record)
-        except BaseException:       # an error of the field's own, which the compiler may have met before
+        # an error of the field's own, which the compiler may have met before
+        except BaseException:
             record.failed = failed
             raise
         record.tell()
         return found
+
     return solve
 
 
 def _solve(sensitivity, problem, x, tensors, backward, record):
     "By a compiled loop, by compiled steps, or eagerly: the first that can be."
-    integrator, stepper = problem.integrator, problem.integrator.stepper
-    graph = torch.is_grad_enabled() and any(v.requires_grad for v in (x, *tensors, *stepper.parameters()))
+    integrator = problem.integrator
+    stepper = problem.integrator.stepper
+    graph = torch.is_grad_enabled() and any(
+        v.requires_grad for v in (x, *tensors, *stepper.parameters())
+    )
     if record.fallen is None and _by_loops(sensitivity, x, tensors, graph):
-        found = _whole(problem, x, record, graph) if _loopable(problem, x) else _fixed(problem, x, record, graph)
+        found = (
+            _whole(problem, x, record, graph)
+            if _loopable(problem, x)
+            else _fixed(problem, x, record, graph)
+        )
         if found is not None:
-            return found,
+            return (found,)
     if not (stepper.explicit or stepper.linearly_implicit):
         return sensitivity(problem, x, tensors, backward)
-    kept = _CompiledStepper(stepper, record, problem.f, integrator.tolerance, integrator.hermite, graph)
-    backward = backward or dataclasses.replace(integrator, first_step=None)      # solved back eagerly
-    integrator = dataclasses.replace(integrator, stepper=kept, tolerance=_KnownRatio(integrator.tolerance, kept))
+    kept = _CompiledStepper(
+        stepper, record, problem.f, integrator.tolerance, integrator.hermite, graph
+    )
+    # solved back eagerly
+    backward = backward or dataclasses.replace(integrator, first_step=None)
+    integrator = dataclasses.replace(
+        integrator, stepper=kept, tolerance=_KnownRatio(integrator.tolerance, kept)
+    )
     return sensitivity(problem._replace(integrator=integrator), x, tensors, backward)
 
 
@@ -1105,7 +1651,8 @@ def _by_loops(sensitivity, x, tensors, graph):
     if not torch.is_grad_enabled():
         return name in SENSITIVITIES.values() and name is not SENSITIVITIES["reversible"]
     if graph and sensitivity is SENSITIVITIES["autograd"]:
-        return x.numel() * sum(v.numel() for v in tensors) <= _LARGE        # the steps keep their graphs
+        # the steps keep their graphs
+        return x.numel() * sum(v.numel() for v in tensors) <= _LARGE
     return sensitivity in (SENSITIVITIES["autograd"], SENSITIVITIES["checkpointed"])
 
 
@@ -1116,4 +1663,5 @@ def _transformed():
 
 
 @functools.cache
-def _say(missing): warnings.warn(f"compile=True: solved eagerly. {missing}", stacklevel=5)
+def _say(missing):
+    warnings.warn(f"compile=True: solved eagerly. {missing}", stacklevel=5)

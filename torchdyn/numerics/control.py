@@ -18,95 +18,155 @@ from .states import clip, rms_norm, where
 # %% ../../nbs/03_step_control.ipynb #33aae060
 class Tolerance(NamedTuple):
     "The error that a step may make."
+
     atol: float | Tensor = 1e-4  # absolute; a tensor sets it for each component
     rtol: float | Tensor = 1e-4  # relative to the larger of the states before and after
-    norm: Callable = rms_norm    # from a scaled error `[*state]` to its size
+    norm: Callable = rms_norm  # from a scaled error `[*state]` to its size
 
     def ratio(self, error: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         "The size of `error` over what is allowed, a 0-dim tensor; at most 1 is good enough."
-        with torch.no_grad(): return self.norm(error / self.allowed(x0, x1))
+        with torch.no_grad():
+            return self.norm(error / self.allowed(x0, x1))
 
-    def allowed(self, x0, x1): return torch.maximum(x0.abs(), x1.abs()).mul_(self.rtol).add_(self.atol)
+    def allowed(self, x0, x1):
+        return torch.maximum(x0.abs(), x1.abs()).mul_(self.rtol).add_(self.atol)
 
 # %% ../../nbs/03_step_control.ipynb #7a8b55bc
 class Controller(nn.Module):
     "Decides. To write your own, define `forward`; `begin` if it needs memory."
-    def begin(self,
+
+    def begin(
+        self,
         order: int,  # of the error estimate: it shrinks as h^(order + 1)
-    ):               # memory for the first step
+    ):  # memory for the first step
         "What the controller remembers before the first step."
         return order + 1
 
     def forward(self, dt, ratio, memory):  # -> (accept, next dt, memory)
-        "`dt` > 0 was tried with error `ratio`, each a number (one clock) or a tensor (one a sample)."
-        raise NotImplementedError(f"{type(self).__name__} defines no forward(dt, ratio, memory) -> (accept, next dt, memory)")
+        """`dt` > 0 was tried with error `ratio`, each a number (one clock) or a tensor (one a
+        sample)."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no forward(dt, ratio, memory) "
+            "-> (accept, next dt, memory)"
+        )
 
 # %% ../../nbs/03_step_control.ipynb #5c72e8bc
 class PIDController(Controller):
-    "Proportional, integral and derivative control of the logarithm of the error. Source: Söderlind (2003)."
-    def __init__(self,
-        p: float = 0., i: float = 1., d: float = 0.,  # gains, divided by k = order of the estimate + 1
-        safety: float = .9,       # aim a little below the tolerance
-        min_factor: float = .2,   # the step shrinks at most so much at once
-        max_factor: float = 10.,  # and grows at most so much
+    """Proportional, integral and derivative control of the logarithm of the error. Source:
+    Söderlind (2003)."""
+
+    def __init__(
+        self,
+        # gains, divided by k = order of the estimate + 1
+        p: float = 0.0,
+        i: float = 1.0,
+        d: float = 0.0,
+        safety: float = 0.9,  # aim a little below the tolerance
+        min_factor: float = 0.2,  # the step shrinks at most so much at once
+        max_factor: float = 10.0,  # and grows at most so much
     ):
         super().__init__()
         if not 0 < safety <= 1 or not 0 < min_factor < 1 <= max_factor:
-            raise ValueError(f"wanted 0 < safety <= 1 and 0 < min_factor < 1 <= max_factor; got {safety}, {min_factor}, {max_factor}")
-        if not math.isfinite(p + i + d): raise ValueError(f"gains must be finite; got p={p}, i={i}, d={d}")
-        self.gains, self.safety, self.min_factor, self.max_factor = (p + i + d, -p - 2 * d, d), safety, min_factor, max_factor
+            raise ValueError(
+                "wanted 0 < safety <= 1 and 0 < min_factor < 1 <= max_factor; got "
+                f"{safety}, {min_factor}, {max_factor}"
+            )
+        if not math.isfinite(p + i + d):
+            raise ValueError(f"gains must be finite; got p={p}, i={i}, d={d}")
+        self.gains = (p + i + d, -p - 2 * d, d)
+        self.safety = safety
+        self.min_factor = min_factor
+        self.max_factor = max_factor
 
-    def begin(self, order): return order + 1, 1., 1.
+    def begin(self, order):
+        return order + 1, 1.0, 1.0
 
     def forward(self, dt, ratio, memory):
         k, *past = memory
         accept = ratio <= 1
-        e = 1 / clip(where(ratio < 1e10, ratio, 1e10), 1e-10, 1e10)      # NaN and infinity are the largest of errors
+        # NaN and infinity are the largest of errors
+        e = 1 / clip(where(ratio < 1e10, ratio, 1e10), 1e-10, 1e10)
         factor = self.safety
         for gain, error in zip(self.gains, (e, *past)):
-            if gain: factor = factor * error ** (gain / k)
-        factor = where(accept, clip(factor, self.min_factor, self.max_factor), clip(factor, self.min_factor, self.safety))
+            if gain:
+                factor = factor * error ** (gain / k)
+        factor = where(
+            accept,
+            clip(factor, self.min_factor, self.max_factor),
+            clip(factor, self.min_factor, self.safety),
+        )
         return accept, dt * factor, (k, where(accept, e, past[0]), where(accept, *past))
 
-    def extra_repr(self): return f"b1={self.gains[0]:.4g}, b2={self.gains[1]:.4g}, b3={self.gains[2]:.4g}, safety={self.safety}"
+    def extra_repr(self):
+        b1, b2, b3 = self.gains
+        return f"b1={b1:.4g}, b2={b2:.4g}, b3={b3:.4g}, safety={self.safety}"
 
 # %% ../../nbs/03_step_control.ipynb #8288adf2
 class IController(PIDController):
     "The textbook controller: the step whose error would have been the tolerance."
-    def __init__(self, safety=.9, min_factor=.2, max_factor=10.): super().__init__(0., 1., 0., safety, min_factor, max_factor)
+
+    def __init__(self, safety=0.9, min_factor=0.2, max_factor=10.0):
+        super().__init__(0.0, 1.0, 0.0, safety, min_factor, max_factor)
+
 
 class PIController(PIDController):
-    "Smoother: remembers the last error. The defaults are those of Hairer's DOPRI5 (beta = 0.04 of order 5)."
-    def __init__(self, p=.2, i=.65, safety=.9, min_factor=.2, max_factor=10.): super().__init__(p, i, 0., safety, min_factor, max_factor)
+    """Smoother: remembers the last error. The defaults are those of Hairer's DOPRI5 (beta = 0.04 of
+    order 5)."""
+
+    def __init__(self, p=0.2, i=0.65, safety=0.9, min_factor=0.2, max_factor=10.0):
+        super().__init__(p, i, 0.0, safety, min_factor, max_factor)
 
 # %% ../../nbs/03_step_control.ipynb #23cd81c6
-def _gains(b1, b2, b3=0.): return functools.partial(PIDController, -b2 - 2 * b3, b1 + b2 + b3, b3)
+def _gains(b1, b2, b3=0.0):
+    return functools.partial(PIDController, -b2 - 2 * b3, b1 + b2 + b3, b3)
 
-CONTROLLERS = {"I": IController, "PI": PIController, "PI34": _gains(7 / 10, -4 / 10), "PI33": _gains(2 / 3, -1 / 3), "PI42": _gains(3 / 5, -1 / 5), "H211PI": _gains(1 / 6, 1 / 6),
-               "H312PID": _gains(1 / 18, 1 / 9, 1 / 18), "PID": _gains(1 / 18, 1 / 9, 1 / 18)}
+
+CONTROLLERS = {
+    "I": IController,
+    "PI": PIController,
+    "PI34": _gains(7 / 10, -4 / 10),
+    "PI33": _gains(2 / 3, -1 / 3),
+    "PI42": _gains(3 / 5, -1 / 5),
+    "H211PI": _gains(1 / 6, 1 / 6),
+    "H312PID": _gains(1 / 18, 1 / 9, 1 / 18),
+    "PID": _gains(1 / 18, 1 / 9, 1 / 18),
+}
 
 # %% ../../nbs/03_step_control.ipynb #96373044
 def initial_step(
-    f: Callable,     # the field, `f(t, x)`
-    t: float | Tensor, x: Tensor,
-    slope: Tensor,   # `f(t, x)`
-    order: int,      # of the stepper's error estimate
+    f: Callable,  # the field, `f(t, x)`
+    t: float | Tensor,
+    x: Tensor,
+    slope: Tensor,  # `f(t, x)`
+    order: int,  # of the stepper's error estimate
     tolerance: Tolerance,
     direction: int | Tensor = 1,  # -1 when the solve runs backward in time
-    longest: float | Tensor = math.inf,  # the field is asked for no later time than this far ahead: the rest of the span, or a largest step
-) -> Tensor:         # > 0, in double precision, shaped as the tolerance's norm; NaN if the state or its slope is not finite
+    # the field is asked for no later time than this far ahead: the rest of the span, or a largest
+    # step
+    longest: float | Tensor = math.inf,
+    # > 0, in double precision, shaped as the tolerance's norm; NaN if the state or its slope is not
+    # finite
+) -> Tensor:
     "A first step of about the right size. Source: Hairer, Nørsett, Wanner I, section II.4."
-    mode = torch.is_grad_enabled()                                # the field runs as the caller has it; the step has no gradient
+    # the field runs as the caller has it; the step has no gradient
+    mode = torch.is_grad_enabled()
     with torch.no_grad():
         allowed = tolerance.allowed(x, x)
-        def size(v): return tolerance.norm(v / allowed).double()
-        d0, d1 = size(x), size(slope)
-        h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, .01 * d0 / d1)
+
+        def size(v):
+            return tolerance.norm(v / allowed).double()
+
+        d0 = size(x)
+        d1 = size(slope)
+        h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
         h0 = torch.clamp(h0, max=longest)
         trial = direction * h0
         guess = torch.addcmul(x, slope, trial.to(x.real.dtype))
-        with torch.set_grad_enabled(mode): ahead = f(t + trial, guess)
+        with torch.set_grad_enabled(mode):
+            ahead = f(t + trial, guess)
         d2 = size(ahead.detach() - slope) / h0
         worst = torch.maximum(d1, d2)
-        h1 = torch.where(worst <= 1e-15, (1e-3 * h0).clamp_min(1e-6), (.01 / worst) ** (1 / (order + 1)))
+        h1 = torch.where(
+            worst <= 1e-15, (1e-3 * h0).clamp_min(1e-6), (0.01 / worst) ** (1 / (order + 1))
+        )
         return torch.minimum(100 * h0, h1)

@@ -17,69 +17,95 @@ from .steppers import Step, Stepper
 # %% ../../nbs/04_dense_output.ipynb #9b0acf8f
 class Interpolant(NamedTuple):
     "The solution inside one step, a polynomial in time with the state's shape."
-    t: float       # start of the step
-    dt: float      # its size, negative backward in time; a tensor `[B, 1, ...]` where samples have clocks of their own
-    x: Tensor      # state at the start, `[*state]`
-    slopes: tuple | Tensor  # S slopes of that shape
-    p: Tensor      # `[S, Q]`, b_i(theta) = sum_q p[i, q] theta^(q + 1)
 
-    def __call__(self,
+    t: float  # start of the step
+    # its size, negative backward in time; a tensor `[B, 1, ...]` where samples have clocks of their
+    # own
+    dt: float
+    x: Tensor  # state at the start, `[*state]`
+    slopes: tuple | Tensor  # S slopes of that shape
+    p: Tensor  # `[S, Q]`, b_i(theta) = sum_q p[i, q] theta^(q + 1)
+
+    def __call__(
+        self,
         times: Tensor,  # `[T]`, on the state's device, in double precision
-    ) -> Tensor:        # `[T, *state]`
+    ) -> Tensor:  # `[T, *state]`
         "The states at all `times`."
         return self.at((times - self.t) / self.dt)
 
-    def stacked(self): return self.slopes if isinstance(self.slopes, Tensor) else torch.stack(self.slopes)
+    def stacked(self):
+        return self.slopes if isinstance(self.slopes, Tensor) else torch.stack(self.slopes)
 
-    def weights(self, theta): return theta[:, None] ** torch.arange(1, self.p.shape[1] + 1, device=theta.device) @ self.p.T  # `[T, S]`
+    def weights(self, theta):
+        return (
+            theta[:, None] ** torch.arange(1, self.p.shape[1] + 1, device=theta.device) @ self.p.T
+        )  # `[T, S]`
 
-    def at(self,
+    def at(
+        self,
         theta: Tensor,  # `[T]`, from 0 at the start to 1 at the end
-    ) -> Tensor:        # `[T, *state]`
+    ) -> Tensor:  # `[T, *state]`
         "The states at all fractions `theta` of the step, in one product."
         slopes = self.stacked().reshape(len(self.slopes), -1)
         if isinstance(self.dt, Tensor):
             mean = (self.weights(theta).to(self.x.dtype) @ slopes).reshape(-1, *self.x.shape)
             return self.x + self.dt.to(self.x.real.dtype) * mean
-        return torch.addmm(self.x.reshape(1, -1), self.weights(theta).to(self.x.dtype), slopes, alpha=self.dt).reshape(-1, *self.x.shape)
+        return torch.addmm(
+            self.x.reshape(1, -1), self.weights(theta).to(self.x.dtype), slopes, alpha=self.dt
+        ).reshape(-1, *self.x.shape)
 
-    def pick(self,
+    def pick(
+        self,
         samples: Tensor,  # `[K]`, which sample
-        times: Tensor,    # `[K]`, at which time
-    ) -> Tensor:          # `[K, *sample]`
+        times: Tensor,  # `[K]`, at which time
+    ) -> Tensor:  # `[K, *sample]`
         "The states of single samples at times of their own, all in one product."
         x, t, dt = (v[samples] for v in (self.x, self.t, self.dt))
         shape = (-1,) + (1,) * (x.dim() - 1)
         weights = self.weights((times - t.flatten()) / dt.flatten()).to(x.dtype)
-        mean = torch.einsum("ks,skn->kn", weights, torch.stack([k[samples] for k in self.slopes]).reshape(len(self.slopes), len(x), -1))
+        mean = torch.einsum(
+            "ks,skn->kn",
+            weights,
+            torch.stack([k[samples] for k in self.slopes]).reshape(len(self.slopes), len(x), -1),
+        )
         return x + dt.to(x.real.dtype).reshape(shape) * mean.reshape(x.shape)
 
-    def pull(self,
-        times: Tensor,     # `[T]`
+    def pull(
+        self,
+        times: Tensor,  # `[T]`
         gradient: Tensor,  # `[T, *state]`
     ) -> list:
-        "What a gradient of the states at `times` is for the tensors that they are made of: pairs of a tensor and its gradient."
-        back = (self.weights((times - self.t) / self.dt) * self.dt).T.to(gradient.dtype) @ gradient.reshape(len(times), -1)
+        """What a gradient of the states at `times` is for the tensors that they are made of: pairs
+        of a tensor and its gradient."""
+        back = (self.weights((times - self.t) / self.dt) * self.dt).T.to(
+            gradient.dtype
+        ) @ gradient.reshape(len(times), -1)
         return [(self.x, gradient.sum(0)), *zip(self.slopes, back.reshape(-1, *self.x.shape))]
 
     def collapse(self):
         "The same polynomial by its Q coefficients instead of S slopes: less to keep."
-        slopes, p = self.stacked(), self.p.T.to(self.x.dtype)
-        return self._replace(slopes=(p @ slopes.reshape(len(slopes), -1)).reshape(len(p), *self.x.shape), p=torch.eye(len(p), dtype=torch.float64, device=self.x.device))
+        slopes = self.stacked()
+        p = self.p.T.to(self.x.dtype)
+        return self._replace(
+            slopes=(p @ slopes.reshape(len(slopes), -1)).reshape(len(p), *self.x.shape),
+            p=torch.eye(len(p), dtype=torch.float64, device=self.x.device),
+        )
 
 # %% ../../nbs/04_dense_output.ipynb #5a2155e6
 HERMITE = ((1, -2, 1), (0, -1, 1), (0, 3, -2))  # rows for f0, f1, (x1 - x0) / h
 
+
 class Basis(NamedTuple):
     "How a stepper interpolates: its polynomials, and where further stages come from."
-    p: Tensor         # `[S, Q]`, double precision
+
+    p: Tensor  # `[S, Q]`, double precision
     extend: Callable  # `Stepper.extend`
-    hermite: bool     # it is Hermite's cubic
+    hermite: bool  # it is Hermite's cubic
 
 
 def basis(
     stepper: Stepper,
-    x: Tensor,              # a state, for the device
+    x: Tensor,  # a state, for the device
     hermite: bool = False,  # the cubic even if the stepper has an interpolant of its own
 ) -> Basis:
     "The interpolant's coefficients as tensors, made once a solve."
@@ -89,10 +115,14 @@ def basis(
 
 # %% ../../nbs/04_dense_output.ipynb #c95333a8
 def interpolant(
-    f: Callable,   # the field, for what the interpolant must still evaluate: the cubic's slope at the end, further stages
-    t: float, x: Tensor, dt: float,  # the step's start and size
-    step: Step,    # its outcome
-    p: Basis,      # `basis(stepper, x)`
+    # the field, for what the interpolant must still evaluate: the cubic's slope at the end, further
+    # stages
+    f: Callable,
+    t: float,
+    x: Tensor,
+    dt: float,  # the step's start and size
+    step: Step,  # its outcome
+    p: Basis,  # `basis(stepper, x)`
 ) -> Interpolant:
     "The solution inside a step: the stepper's own polynomial, or Hermite's cubic."
     small = dt.to(x.real.dtype) if isinstance(dt, Tensor) else dt
@@ -100,34 +130,53 @@ def interpolant(
         return Interpolant(t, dt, x, p.extend(f, t, x, small, step), p.p)
     end = step.memory if isinstance(step.memory, Tensor) else f(t + dt, step.x)
     start = step.stages[0] if step.stages else f(t, x)
-    mean = (step.x - x) / small if not isinstance(dt, Tensor) else torch.where(small == 0, start, (step.x - x) / torch.where(small == 0, 1, small))
+    mean = (
+        (step.x - x) / small
+        if not isinstance(dt, Tensor)
+        else torch.where(small == 0, start, (step.x - x) / torch.where(small == 0, 1, small))
+    )
     return Interpolant(t, dt, x, (start, end, mean), p.p)
 
 # %% ../../nbs/04_dense_output.ipynb #0dd1688e
 class DenseSolution:
     "The interpolants of all steps as one function of time."
-    def __init__(self,
+
+    def __init__(
+        self,
         pieces: list,  # `Interpolant`s in the order of the solve
     ):
-        self.pieces, self.sign = pieces, 1 if pieces[0].dt > 0 else -1
+        self.pieces = pieces
+        self.sign = 1 if pieces[0].dt > 0 else -1
         self.starts = [self.sign * piece.t for piece in pieces]
         self.span = pieces[0].t, pieces[-1].t + pieces[-1].dt
 
-    def __call__(self,
+    def __call__(
+        self,
         t: float | Tensor,  # any shape, inside the span
-    ) -> Tensor:            # `[*t.shape, *state]`
-        "The state at `t`. Raises `ValueError` outside the span: an interpolant does not extrapolate."
+    ) -> Tensor:  # `[*t.shape, *state]`
+        """The state at `t`. Raises `ValueError` outside the span: an interpolant does not
+        extrapolate."""
         x = self.pieces[0].x
         t = torch.as_tensor(t, dtype=torch.float64, device=x.device)
         times, index = t.reshape(-1).sort()
         low, high = sorted(self.span)
         margin = 1e-12 * max(abs(low), abs(high), high - low)
         if len(times) and not low - margin <= times[0].item() <= times[-1].item() <= high + margin:
-            raise ValueError(f"the solution spans [{low:.6g}, {high:.6g}]; asked for t from {times[0].item():.6g} to {times[-1].item():.6g}")
-        values = torch.cat([self.pieces[i](chunk) for i, chunk in self._chunks(times)]) if len(times) else x.new_empty(0, *x.shape)
+            raise ValueError(
+                f"the solution spans [{low:.6g}, {high:.6g}]; asked for t from "
+                f"{times[0].item():.6g} to {times[-1].item():.6g}"
+            )
+        values = (
+            torch.cat([self.pieces[i](chunk) for i, chunk in self._chunks(times)])
+            if len(times)
+            else x.new_empty(0, *x.shape)
+        )
         return values[index.argsort()].reshape(*t.shape, *x.shape)
 
     def _chunks(self, times):  # the times that fall into each piece, in order
-        owners = [max(bisect.bisect_right(self.starts, self.sign * s) - 1, 0) for s in times.tolist()]
+        owners = [
+            max(bisect.bisect_right(self.starts, self.sign * s) - 1, 0) for s in times.tolist()
+        ]
         cuts = [i for i in range(1, len(owners)) if owners[i] != owners[i - 1]]
-        for a, b in zip([0, *cuts], [*cuts, len(owners)]): yield owners[a], times[a:b]
+        for a, b in zip([0, *cuts], [*cuts, len(owners)]):
+            yield owners[a], times[a:b]

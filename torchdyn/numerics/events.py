@@ -9,6 +9,7 @@ __all__ = ['Event', 'HybridSolution', 'EventError', 'odeint_hybrid', 'odeint_eve
 import copy
 import dataclasses
 import functools
+import importlib
 import math
 import warnings
 from typing import Any, Callable, NamedTuple
@@ -23,40 +24,52 @@ from .dense import basis, interpolant
 from .integrate import Segment
 from .odeint import as_sensitivity, as_stepper, odeint
 from .sensitivity import _Forgetful, autograd
-from .states import Solution, SolverError, Status, as_time, axpy, call_form, ravel_state
+from .states import Solution, SolverError, Status, as_time, axpy, ravel_state
 from .steppers import Stepper
 
 # %% ../../nbs/08_events.ipynb #b3ce7b64
 class Event(NamedTuple):
-    "Something that happens where a quantity passes through zero: the solve stops, its state jumps, or it takes note and goes on."
-    condition: Callable            # `e(t, x)` or `e(x)`: a number, zero at the event (one a sample with `per_sample`); or a bool, which becomes true there (false, if it is true from the start on)
-    terminal: bool | None = None   # the solve ends here; `None`: yes, unless there is a jump
-    direction: int = 0             # 1: only where the condition rises as the solve proceeds (a bool: only where it becomes true), -1: only where it falls, 0: either
-    jump: Callable | None = None   # `J(t, x)` or `J(x)`: the state after the event
+    """Something that happens where a quantity passes through zero: the solve stops, its state
+    jumps, or it takes note and goes on."""
+
+    # `e(t, x)` or `e(x)`: a number, zero at the event (one a sample with `per_sample`); or a bool,
+    # which becomes true there (false, if it is true from the start on)
+    condition: Callable
+    terminal: bool | None = None  # the solve ends here; `None`: yes, unless there is a jump
+    # 1: only where the condition rises as the solve proceeds (a bool: only where it becomes true),
+    # -1: only where it falls, 0: either
+    direction: int = 0
+    jump: Callable | None = None  # `J(t, x)` or `J(x)`: the state after the event
 
     @property
-    def ends(self) -> bool: return self.jump is None if self.terminal is None else self.terminal
+    def ends(self) -> bool:
+        return self.jump is None if self.terminal is None else self.terminal
 
 # %% ../../nbs/08_events.ipynb #e653ca30
 @np.errstate(all="ignore")
 def _crossing(
-    g,          # a function of points `[C]`
-    low, high,  # where to search, `[C]`
-    tol,        # `tol(s)`: how close is close enough at `s`
-):              # where `g` stops being positive, its value there, and how steeply it falls
+    g,  # a function of points `[C]`
+    low,
+    high,  # where to search, `[C]`
+    tol,  # `tol(s)`: how close is close enough at `s`
+):  # where `g` stops being positive, its value there, and how steeply it falls
     "The first point from `low` on at which `g` is not positive. Source: Chandrupatla (1997)."
     b, fb = _positive_side(g, low, high, tol)
-    a = np.where(fb > 0, high, b)  # the newest point; `b` is the other end of the bracket, `c` the point before
+    # the newest point; `b` is the other end of the bracket, `c` the point before
+    a = np.where(fb > 0, high, b)
     fa = g(a)
     around = (fb > 0) & ~(fa > 0)  # else rounding has the last word, at an end
-    fraction = np.full_like(a, .5)
+    fraction = np.full_like(a, 0.5)
     while (wide := around & (abs(b - a) > (near := tol(np.maximum(a, b))))).any():
         new = np.where(wide, a + fraction * (b - a), a)
         value = np.where(wide, g(new), fa)
         same = (value > 0) == (fa > 0)
-        c, fc = np.where(same, a, b), np.where(same, fa, fb)
-        b, fb = np.where(same, b, a), np.where(same, fb, fa)
-        a, fa = new, value
+        c = np.where(same, a, b)
+        fc = np.where(same, fa, fb)
+        b = np.where(same, b, a)
+        fb = np.where(same, fb, fa)
+        a = new
+        fa = value
         fraction = _next_fraction(a, fa, b, fb, c, fc, near)
     other = around & (fa > 0)
     fall = (fb - fa) / np.where(around, a - b, np.nan)
@@ -65,68 +78,94 @@ def _crossing(
 # %% ../../nbs/08_events.ipynb #7df90755
 def _next_fraction(a, fa, b, fb, c, fc, tol):
     "How far from `a` to `b` to look next."
-    x, y = (a - b) / (c - b), (fa - fb) / (fc - fb)
+    x = (a - b) / (c - b)
+    y = (fa - fb) / (fc - fb)
     inverse = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
     edge = np.fmin(tol / abs(b - a), 1) / 2
-    return np.clip(np.where((y**2 < x) & ((1 - y)**2 < 1 - x), inverse, .5), edge, 1 - edge)
+    return np.clip(np.where((y**2 < x) & ((1 - y) ** 2 < 1 - x), inverse, 0.5), edge, 1 - edge)
 
 # %% ../../nbs/08_events.ipynb #475e801f
 def _positive_side(g, low, high, tol):
-    "The first of `low` and points halving towards it from `high` where `g` is positive, and the value there."
-    value, probe = g(low), high
+    """The first of `low` and points halving towards it from `high` where `g` is positive, and the
+    value there."""
+    value = g(low)
+    probe = high
     while (near := (value <= 0) & (probe - low > tol(probe))).any():
         probe = np.where(near, (low + probe) / 2, probe)
         there = g(probe)
         found = near & (there > 0)
-        low, value = np.where(found, probe, low), np.where(found, there, value)
+        low = np.where(found, probe, low)
+        value = np.where(found, there, value)
     return low, value
 
 # %% ../../nbs/08_events.ipynb #baa9d310
 class _Clocks:
-    "The clocks of a solve: readings are arrays `[C]`, and this is the way from and to what fields and steppers take."
+    """The clocks of a solve: readings are arrays `[C]`, and this is the way from and to what fields
+    and steppers take."""
+
     def __init__(self, x, per_sample):
-        self.per_sample, self.count, self.device = per_sample, len(x) if per_sample else 1, x.device
+        self.per_sample = per_sample
+        self.count = len(x) if per_sample else 1
+        self.device = x.device
         self.shape = (-1, *[1] * (x.dim() - 1)) if per_sample else ()
 
-    def read(self, v): return _floats(v.flatten()) if isinstance(v, Tensor) else np.array([v], dtype=float)
+    def read(self, v):
+        return _floats(v.flatten()) if isinstance(v, Tensor) else np.array([v], dtype=float)
 
-    def show(self, v, dtype=torch.float64): return torch.as_tensor(v, dtype=dtype, device=self.device).reshape(self.shape)
+    def show(self, v, dtype=torch.float64):
+        return torch.as_tensor(v, dtype=dtype, device=self.device).reshape(self.shape)
 
     def take(self, states, rows, samples):  # `[T, *state]` -> `[N, ...]`
         rows, samples = (torch.as_tensor(v, device=self.device) for v in (rows, samples))
         return states[rows, samples] if self.per_sample else states[rows]
 
-    def spread(self, x, samples):           # `[*state]` -> `[N, ...]`
-        return x[torch.as_tensor(samples, device=self.device)] if self.per_sample else x.expand(len(samples), *x.shape)
+    def spread(self, x, samples):  # `[*state]` -> `[N, ...]`
+        return (
+            x[torch.as_tensor(samples, device=self.device)]
+            if self.per_sample
+            else x.expand(len(samples), *x.shape)
+        )
 
-    def inside(self, curve, *fractions):    # of the step, `[C]` each -> `(t, x)` for each
+    def inside(self, curve, *fractions):  # of the step, `[C]` each -> `(t, x)` for each
         if not self.per_sample:
             theta = [float(s[0]) for s in fractions]
             states = curve.at(torch.tensor(theta, dtype=torch.float64, device=self.device))
             return [(curve.t + curve.dt * s, x) for s, x in zip(theta, states)]
-        t, dt, samples = curve.t.flatten(), curve.dt.flatten(), torch.arange(self.count, device=self.device)
+        t = curve.t.flatten()
+        dt = curve.dt.flatten()
+        samples = torch.arange(self.count, device=self.device)
         many = len(fractions)
-        if many > 1: t, dt, samples = (v.repeat(many) for v in (t, dt, samples))
-        times = t + dt * torch.as_tensor(np.concatenate(fractions), dtype=torch.float64, device=self.device)
+        if many > 1:
+            t, dt, samples = (v.repeat(many) for v in (t, dt, samples))
+        times = t + dt * torch.as_tensor(
+            np.concatenate(fractions), dtype=torch.float64, device=self.device
+        )
         states = curve.pick(samples, times)
         return list(zip(times.reshape(self.shape).split(self.count), states.split(self.count)))
 
 
-def _floats(v): return np.array(v.detach().double().tolist())
+def _floats(v):
+    return np.array(v.detach().double().tolist())
 
 # %% ../../nbs/08_events.ipynb #e248234c
 class _Conditions:
     "All conditions as one function of time and state: `[C, K]` numbers."
+
     def __init__(self, events, field, clocks, t, x, many=False):
-        self.maps = [_lifted(field, event.condition, f"the condition of event {i}") for i, event in enumerate(events)]
+        self.maps = [
+            _lifted(field, event.condition, f"the condition of event {i}")
+            for i, event in enumerate(events)
+        ]
         self.clocks = clocks
         self.gradients = torch.is_grad_enabled()
-        self.turned = None                        # `[C, K]`: -1 for bools that are true from the start on
+        # `[C, K]`: -1 for bools that are true from the start on
+        self.turned = None
         values = [_as_tensor(_ask(m, t, x.detach().clone()), x) for m in self.maps]
-        for v in values: _check_condition(v, clocks, many)
+        for v in values:
+            _check_condition(v, clocks, many)
         self.learned = any(v.requires_grad for v in values)
         owners = [[i] * (v.numel() // clocks.count) for i, v in enumerate(values)]
-        self.event = np.array(sum(owners, []))    # `[K]`: whose it is
+        self.event = np.array(sum(owners, []))  # `[K]`: whose it is
         self.bool = np.array([values[i].dtype == torch.bool for i in self.event])
         given = np.array([events[i].direction for i in self.event])
         self.direction = np.where(self.bool, -1, given)
@@ -143,14 +182,16 @@ class _Conditions:
         with torch.set_grad_enabled(self.gradients):
             return _floats(torch.stack([self(t, x) for t, x in places]))
 
-    def turn(self, late):     # `[C, K]`: which bools wait for false
-        sign = torch.as_tensor(np.where(late, -1., 1.), device=self.clocks.device)
+    def turn(self, late):  # `[C, K]`: which bools wait for false
+        sign = torch.as_tensor(np.where(late, -1.0, 1.0), device=self.clocks.device)
         self.turned = sign.to(torch.get_default_dtype())
 
 # %% ../../nbs/08_events.ipynb #c9fb2ab6
 def _lifted(field, g, what, in_place=False):
-    try: return field.lift(g, in_place)
-    except TypeError as e: raise TypeError(str(e).replace("a vector field", what)) from None
+    try:
+        return field.lift(g, in_place)
+    except TypeError as e:
+        raise TypeError(str(e).replace("a vector field", what)) from None
 
 
 def _ask(condition, t, x):
@@ -162,58 +203,82 @@ def _ask(condition, t, x):
 
 
 def _as_tensor(e, x):
-    if isinstance(e, Tensor): return e
-    if isinstance(e, (tuple, list)): return torch.stack([_as_tensor(v, x) for v in e])
+    if isinstance(e, Tensor):
+        return e
+    if isinstance(e, (tuple, list)):
+        return torch.stack([_as_tensor(v, x) for v in e])
     e = torch.as_tensor(e, device=x.device)
     return e.double() if e.is_floating_point() else e
 
 
 def _number(e, x):  # a bool is 1 before the event and -1 after
     e = _as_tensor(e, x)
-    if e.dtype == torch.bool: return 1. - 2. * e
+    if e.dtype == torch.bool:
+        return 1.0 - 2.0 * e
     return e if e.is_floating_point() else e.to(x.real.dtype)
 
 
 def _check_condition(v, clocks, many):
-    if v.is_complex(): raise TypeError("a condition must be real; got a complex number: take its real part or its modulus")
-    if v.numel() == clocks.count or many and v.numel(): return
-    if clocks.per_sample: raise ValueError(f"with per_sample=True a condition gives one number for each of the {clocks.count} samples; got shape {list(v.shape)}")
-    raise ValueError(f"one clock has one event time, so a condition is one number; got shape {list(v.shape)}. For events of each sample ask for per_sample=True; "
-                     "for the first sample that gets there reduce it, e.g. with .amin()")
+    if v.is_complex():
+        raise TypeError(
+            "a condition must be real; got a complex number: take its real part or its modulus"
+        )
+    if v.numel() == clocks.count or many and v.numel():
+        return
+    if clocks.per_sample:
+        raise ValueError(
+            "with per_sample=True a condition gives one number "
+            f"for each of the {clocks.count} samples; got shape "
+            f"{list(v.shape)}"
+        )
+    raise ValueError(
+        "one clock has one event time, so a condition is one number; got shape "
+        f"{list(v.shape)}. For events of each sample ask for per_sample=True; "
+        "for the first sample that gets there reduce it, e.g. with .amin()"
+    )
 
 # %% ../../nbs/08_events.ipynb #9503535b
-_SIMPLE, _BENT, _LEAP = range(3)      # kinds of zeros, see below
+_SIMPLE, _BENT, _LEAP = range(3)  # kinds of zeros, see below
+
 
 class _Watch:
-    "An integrator whose walk ends where each clock has met its first event, or has reached its last time."
-    def __init__(self, integrator, conditions, forward, sides, residual, tol, came_back=False, fresh=False):
+    """An integrator whose walk ends where each clock has met its first event, or has reached its
+    last time."""
+
+    def __init__(
+        self, integrator, conditions, forward, sides, residual, tol, came_back=False, fresh=False
+    ):
         self.integrator = integrator
         self.conditions = conditions
         self.clocks = conditions.clocks
         self.forward = forward
-        self.sides = sides        # `[C, K]`: the sign of each condition
-        self.residual = residual  # `[C, K]`: its size at the event just behind, NaN if it was not the one
+        self.sides = sides  # `[C, K]`: the sign of each condition
+        # `[C, K]`: its size at the event just behind, NaN if it was not the one
+        self.residual = residual
         self.tol = tol
         self.came_back = came_back  # `[C]`: the event just behind touched zero and did not pass
-        self.fresh = fresh        # the solve begins here
-        self.keen = False         # a gradient is wanted: it matters what the zero is like
+        self.fresh = fresh  # the solve begins here
+        self.keen = False  # a gradient is wanted: it matters what the zero is like
         count = self.clocks.count
-        self.k = np.full(count, -1)       # which condition crossed,
-        self.t = np.full(count, np.nan)   # when,
-        self.dt = np.zeros(count)         # in a step of which size,
-        self.begin = np.zeros(count)      # and when that step began
-        self.zero = np.full(count, _SIMPLE)   # what the zero is like,
-        self.marks = None                     # and if it is not simple, times and states before it
+        self.k = np.full(count, -1)  # which condition crossed,
+        self.t = np.full(count, np.nan)  # when,
+        self.dt = np.zeros(count)  # in a step of which size,
+        self.begin = np.zeros(count)  # and when that step began
+        self.zero = np.full(count, _SIMPLE)  # what the zero is like,
+        self.marks = None  # and if it is not simple, times and states before it
         self.touched = np.zeros(count, bool)
-        self.fall = np.zeros((count, len(conditions.event)))      # of the conditions, at the end of the last step
+        # of the conditions, at the end of the last step
+        self.fall = np.zeros((count, len(conditions.event)))
         self.ends = []
         self.closest = (math.inf, math.nan)
         self.x = None
         self.next_dt = None
 
-    def __getattr__(self, name): return getattr(self.integrator, name)
+    def __getattr__(self, name):
+        return getattr(self.integrator, name)
 
-    def read(self, curve, *fractions): return self.conditions.read(*self.clocks.inside(curve, *fractions))
+    def read(self, curve, *fractions):
+        return self.conditions.read(*self.clocks.inside(curve, *fractions))
 
     def steps(self, f, x, times, stats):
         "The accepted steps up to the event."
@@ -226,41 +291,58 @@ class _Watch:
                 self.ends.append(segment.end)
                 yield segment
                 continue
-            if not self.clocks.per_sample: yield from _land(self, f, segment)
+            if not self.clocks.per_sample:
+                yield from _land(self, f, segment)
             return
 
 # %% ../../nbs/08_events.ipynb #bf2c0f87
 def _land(watch, f, segment):
     "The last step again, to the event."
-    t, x, size = segment.t, segment.x, float(watch.t[0]) - segment.t
-    watch.next_dt, watch.x = segment.next_dt, x
-    if not size: return
-    if watch.t[0] != segment.end: segment = Segment(t, x, size, t + size, watch.stepper(f, t, x, size, watch.stepper.begin(f, t, x)))
-    watch.t[0], watch.x = segment.end, segment.step.x
+    t = segment.t
+    x = segment.x
+    size = float(watch.t[0]) - segment.t
+    watch.next_dt = segment.next_dt
+    watch.x = x
+    if not size:
+        return
+    if watch.t[0] != segment.end:
+        segment = Segment(
+            t, x, size, t + size, watch.stepper(f, t, x, size, watch.stepper.begin(f, t, x))
+        )
+    watch.t[0] = segment.end
+    watch.x = segment.step.x
     yield segment
 
 # %% ../../nbs/08_events.ipynb #872d7f87
-_INSIDE = (.25, .5, .75)   # fractions of a step at which conditions are evaluated, besides its end
-_CLOSE = 1e-12             # what fraction of a step is none
+_INSIDE = (
+    0.25,
+    0.5,
+    0.75,
+)  # fractions of a step at which conditions are evaluated, besides its end
+_CLOSE = 1e-12  # what fraction of a step is none
+
 
 def _look(watch, f, segment):
     "Evaluates the conditions along a step, and finds the first that crosses."
     t, x, dt = segment[:3]
     curve = interpolant(f, t, x, dt, segment.step, watch.basis)
-    if not watch.ends: watch.value = _arm(watch, f, segment, curve)
+    if not watch.ends:
+        watch.value = _arm(watch, f, segment, curve)
     states = (*curve.at(watch.inside), segment.step.x.detach())
-    e = watch.conditions.read(*((t + dt * s, y) for s, y in zip((*_INSIDE, 1.), states)))
-    e = np.concatenate([watch.value[None], e])       # `[N, C, K]`, evenly spaced in the step
+    e = watch.conditions.read(*((t + dt * s, y) for s, y in zip((*_INSIDE, 1.0), states)))
+    e = np.concatenate([watch.value[None], e])  # `[N, C, K]`, evenly spaced in the step
     watch.closest = min(watch.closest, (abs(e).min(), watch.clocks.read(segment.end)[0]))
     bottoms = _bottoms(watch, segment, curve, e)
     on_their_sides = (e[1:] * watch.sides > 0).all()
-    if bottoms or not on_their_sides: e = _follow(watch, segment, curve, bottoms, e)
+    if bottoms or not on_their_sides:
+        e = _follow(watch, segment, curve, bottoms, e)
     watch.value = e[-1]
 
 # %% ../../nbs/08_events.ipynb #32b20e98
 @np.errstate(all="ignore")
 def _bottoms(watch, segment, curve, e):
-    "Where conditions dip to zero or below between two nodes: triples of the fractions of the step `[C]` (1 for clocks without), the condition, and which clocks it only touches zero on."
+    """Where conditions dip to zero or below between two nodes: triples of the fractions of the step
+    `[C]` (1 for clocks without), the condition, and which clocks it only touches zero on."""
     v = watch.sides * e
     quarter = abs(watch.clocks.read(segment.dt))[:, None] / len(_INSIDE + (1,))
     hopeful = _may_dip(v, watch.fall * quarter * watch.sides)
@@ -268,42 +350,59 @@ def _bottoms(watch, segment, curve, e):
     watch.lift = np.zeros_like(e[0])
     found = []
     for i, k in np.argwhere(hopeful.any(1)):
-        def g(*fractions): return watch.sides[:, k] * watch.read(curve, *fractions)[..., k]
+
+        def g(*fractions):
+            return watch.sides[:, k] * watch.read(curve, *fractions)[..., k]
+
         ours = hopeful[i, :, k]
-        low = np.where(ours, i / len(hopeful), 1.)
-        high = np.where(ours, (i + 1) / len(hopeful), 1.)
+        low = np.where(ours, i / len(hopeful), 1.0)
+        high = np.where(ours, (i + 1) / len(hopeful), 1.0)
         resolved = np.spacing(abs(watch.clocks.read(segment.t))) / quarter[:, 0]
-        noise = 16 * max(_CLOSE, torch.finfo(segment.x.dtype).eps) * np.maximum(v[i, :, k], v[i + 1, :, k])
+        noise = (
+            16
+            * max(_CLOSE, torch.finfo(segment.x.dtype).eps)
+            * np.maximum(v[i, :, k], v[i + 1, :, k])
+        )
         s, value, touched = _deepest(g, low, high, np.maximum(_CLOSE, resolved), noise)
-        touched = ours & (touched | (value == 0))      # and returns
-        watch.lift[:, k] = np.where(touched, np.fmax(2 * value, np.finfo(float).tiny), watch.lift[:, k])
+        touched = ours & (touched | (value == 0))  # and returns
+        watch.lift[:, k] = np.where(
+            touched, np.fmax(2 * value, np.finfo(float).tiny), watch.lift[:, k]
+        )
         reached = touched | ours & (value <= 0)
-        if reached.any(): found.append((np.where(reached, s, 1.), k, touched))
+        if reached.any():
+            found.append((np.where(reached, s, 1.0), k, touched))
     return found
 
 
 def _may_dip(v, fall):
-    "Between which nodes the lines through the neighbours are both below zero; `fall` is what `v` lost before the first."
+    """Between which nodes the lines through the neighbours are both below zero; `fall` is what `v`
+    lost before the first."""
     falls = np.concatenate([fall[None], v[:-2] - v[1:-1]])
-    may = v[:-1] <= 1.5 * falls                    # one is the distance of two nodes; the sides may be a little round
-    if not may.any(): return may
+    # one is the distance of two nodes; the sides may be a little round
+    may = v[:-1] <= 1.5 * falls
+    if not may.any():
+        return may
     rises = v[2:] - v[1:-1]
     may &= (v[:-1] > 0) & (v[1:] > 0)
     may[:-1] &= (rises > 0) & (v[:-2] * rises + v[1:-1] * falls[:-1] <= 1.5 * falls[:-1] * rises)
-    may[-1] &= v[-2] <= 1.1 * falls[-1]            # what comes after the last is not known
+    may[-1] &= v[-2] <= 1.1 * falls[-1]  # what comes after the last is not known
     return may
 
 
 def _deepest(g, a, b, tol, noise):
-    "Follows a dip of `g` between `a` and `b` to its bottom, as long as it may reach zero: the point, the value, and whether it touches zero there, all `[C]`."
+    """Follows a dip of `g` between `a` and `b` to its bottom, as long as it may reach zero: the
+    point, the value, and whether it touches zero there, all `[C]`."""
     x = np.stack([a, (a + b) / 2, b])
     y = g(*x)
     while True:
-        hopeful = (y[1] > 0) & (y.min(0) <= .6 * np.maximum(y[0], y[2]))
+        hopeful = (y[1] > 0) & (y.min(0) <= 0.6 * np.maximum(y[0], y[2]))
         going = hopeful & (x[2] - x[0] > tol)
-        if not going.any(): return x[1], y[1], hopeful | (y[1] > 0) & (y[1] < noise)
+        if not going.any():
+            return x[1], y[1], hopeful | (y[1] > 0) & (y[1] < noise)
         between = np.where(going, (x[:-1] + x[1:]) / 2, x[1])
-        x, y = (np.stack([v[0], w[0], v[1], w[1], v[2]]) for v, w in ((x, between), (y, g(*between))))
+        x, y = (
+            np.stack([v[0], w[0], v[1], w[1], v[2]]) for v, w in ((x, between), (y, g(*between)))
+        )
         middle = np.where(going, 1 + y[1:4].argmin(0), 2)
         beside = np.where(going, 1, 2)
         three = np.stack([middle - beside, middle, middle + beside])
@@ -311,11 +410,13 @@ def _deepest(g, a, b, tol, noise):
 
 # %% ../../nbs/08_events.ipynb #8c13f45d
 def _follow(watch, segment, curve, bottoms, e):
-    "Follows the conditions from node to node of a step, up to the first crossing of each clock; `e` again, in order of time."
-    nodes = np.array((0., *_INSIDE, 1.))[:, None].repeat(watch.clocks.count, 1)
+    """Follows the conditions from node to node of a step, up to the first crossing of each clock;
+    `e` again, in order of time."""
+    nodes = np.array((0.0, *_INSIDE, 1.0))[:, None].repeat(watch.clocks.count, 1)
     if bottoms:
         found = watch.read(curve, *(s for s, *_ in bottoms))
-        for row, (_, k, touched) in zip(found, bottoms): row[:, k] = np.where(touched, 0., row[:, k])
+        for row, (_, k, touched) in zip(found, bottoms):
+            row[:, k] = np.where(touched, 0.0, row[:, k])
         nodes = np.vstack([nodes, *(s for s, *_ in bottoms)])
         e = np.concatenate([e, found])
         order = np.argsort(nodes, axis=0, kind="stable")
@@ -326,47 +427,60 @@ def _follow(watch, segment, curve, bottoms, e):
     for a, b, before, value in zip(nodes, nodes[1:], e, e[1:]):
         size = np.fmax(abs(before), abs(value))
         wanted = (direction == 0) | (direction == -watch.sides)
-        lost = np.isnan(value) & (watch.sides * before > 0)        # it may have been zero before it was lost
+        # it may have been zero before it was lost
+        lost = np.isnan(value) & (watch.sides * before > 0)
         over = (watch.sides * value <= 0) & (watch.sides != 0)
         crossed = wanted & (over | lost) & (moving & (watch.k < 0))[:, None]
-        if crossed.any(): _locate(watch, segment, curve, a, b, size, crossed)
+        if crossed.any():
+            _locate(watch, segment, curve, a, b, size, crossed)
         known = (value > 0) | (value < 0)
         watch.sides = np.where((watch.k < 0)[:, None] & known, np.sign(value), watch.sides)
     return e
 
 # %% ../../nbs/08_events.ipynb #8a1a959b
 def _locate(watch, segment, curve, a, b, size, crossed):
-    "The earliest zero between the fractions `a` and `b` of a step, for each clock that has one; the size of the conditions at these."
+    """The earliest zero between the fractions `a` and `b` of a step, for each clock that has one;
+    the size of the conditions at these."""
     clocks = watch.clocks
     t = clocks.read(segment.t)
     dt = clocks.read(segment.dt)
     eps = 4 * np.finfo(float).eps
     blur = eps * abs(t) / np.maximum(abs(dt), 1e-300)
     closeness = max(watch.tol, eps)
-    def tol(s): return blur + closeness * s
+
+    def tol(s):
+        return blur + closeness * s
 
     first = b
     which = np.full(clocks.count, -1)
     past = which >= 0
     plain = past
     for k in np.flatnonzero(crossed.any(0)):
-        def g(*fractions): return watch.sides[:, k] * watch.read(curve, *fractions)[..., k] - watch.lift[:, k]
+
+        def g(*fractions):
+            return watch.sides[:, k] * watch.read(curve, *fractions)[..., k] - watch.lift[:, k]
+
         ours = crossed[:, k] & ((which < 0) | ~(g(first)[0] > 0))
         found, value, fall = _crossing(lambda s: g(s)[0], a, np.where(ours, first, a), tol)
-        leaps = ours & ~(abs(value) < .5 * size[:, k])
-        if leaps.any(): ours = ours & (~leaps | _vanishes(g, found, value, _short(segment.x)))
-        with np.errstate(all="ignore"): steepness = fall * (b - a) / size[:, k]
+        leaps = ours & ~(abs(value) < 0.5 * size[:, k])
+        if leaps.any():
+            ours = ours & (~leaps | _vanishes(g, found, value, _short(segment.x)))
+        with np.errstate(all="ignore"):
+            steepness = fall * (b - a) / size[:, k]
         first = np.where(ours, found, first)
         which = np.where(ours, k, which)
         past = np.where(ours, (value < 0) & (watch.lift[:, k] == 0), past)
-        plain = np.where(ours, past & (steepness > .2) & (steepness < 5), plain)
+        plain = np.where(ours, past & (steepness > 0.2) & (steepness < 5), plain)
     hit = which >= 0
-    if watch.keen and (hit & ~plain).any(): _judge(watch, curve, first, which, past, plain)
+    if watch.keen and (hit & ~plain).any():
+        _judge(watch, curve, first, which, past, plain)
     watch.k = np.where(hit, which, watch.k)
     watch.touched = np.where(hit, watch.lift[np.arange(clocks.count), which] > 0, watch.touched)
     watch.dt = np.where(hit, abs(dt), watch.dt)
     watch.begin = np.where(hit, t, watch.begin)
-    watch.t = np.where(hit, np.where(first == 1., clocks.read(segment.end), t + dt * first), watch.t)
+    watch.t = np.where(
+        hit, np.where(first == 1.0, clocks.read(segment.end), t + dt * first), watch.t
+    )
 
 # %% ../../nbs/08_events.ipynb #5d0c1a03
 def _short(x, root=3):  # a fraction of a step that is short, and that rounding leaves alone
@@ -374,47 +488,62 @@ def _short(x, root=3):  # a fraction of a step that is short, and that rounding 
 
 
 def _order(g, s, d):
-    "The order of the zero of `g` at `s`, `[C]`, seen from the distance `d` before it; and `g` there."
+    """The order of the zero of `g` at `s`, `[C]`, seen from the distance `d` before it; and `g`
+    there."""
     return _order_from(*g(s - d, s - 2 * d))
 
 
 @np.errstate(all="ignore")
-def _order_from(near, far): return np.log2(far / near), near
+def _order_from(near, far):
+    return np.log2(far / near), near
 
 
 def _vanishes(g, s, value, short):
-    "Whether a function that is not small at `s` was zero there, `[C]`: it jumped over, but not through a pole."
+    """Whether a function that is not small at `s` was zero there, `[C]`: it jumped over, but not
+    through a pole."""
     order, _ = _order(g, s, short * s)
-    return np.where(np.isnan(value), order > .1, ~(order < -.1))
+    return np.where(np.isnan(value), order > 0.1, ~(order < -0.1))
 
 # %% ../../nbs/08_events.ipynb #cdb5372c
 def _along(
-    g, t, x,    # a function of time and state, and where
-    slope,      # the direction in which the state goes,
-    pace=1.,    # and the time
+    g,
+    t,
+    x,  # a function of time and state, and where
+    slope,  # the direction in which the state goes,
+    pace=1.0,  # and the time
 ):
     "`g(t, x)` and its rate of change in a direction; the flow's is `(1, f(t, x))`."
     t = as_time(t, x)
     pace = torch.full_like(t, pace)
     _load_forward_rules()
     with torch.enable_grad():
-        if torch.is_inference_mode_enabled() or torch._C._functorch.maybe_current_level() is not None:
+        if (
+            torch.is_inference_mode_enabled()
+            or torch._C._functorch.maybe_current_level() is not None
+        ):
             return torch.func.jvp(g, (t, x), (pace, slope))
-        try: return _forward(g, t, x, slope, pace)
-        except RuntimeError: pass                # an operation without a rule, or one derivative inside another
-        try: return _in_reverse(g, t, x, slope, pace)
+        try:
+            return _forward(g, t, x, slope, pace)
+        # an operation without a rule, or one derivative inside another
+        except RuntimeError:
+            pass
+        try:
+            return _in_reverse(g, t, x, slope, pace)
         except RuntimeError as error:
-            if "not implemented" not in str(error): raise
-    with torch.no_grad(): e = g(t, x)            # a step, which has none at all
+            if "not implemented" not in str(error):
+                raise
+    with torch.no_grad():
+        e = g(t, x)  # a step, which has none at all
     return e, torch.zeros_like(e)
 
 
 @functools.cache
 def _load_forward_rules():
-    "PyTorch loads some of its rules on their first use, and is told off by itself for the way they are written."
+    """PyTorch loads some of its rules on their first use, and is told off by itself for the way
+    they are written."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import torch._decomp.decompositions_for_jvp
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 def _forward(g, t, x, slope, pace):
@@ -427,21 +556,34 @@ def _forward(g, t, x, slope, pace):
 def _in_reverse(g, t, x, slope, pace):
     moves = [torch.zeros_like(v).requires_grad_() for v in (t, x)]
     e = g(t + moves[0], x + moves[1])
-    if not e.requires_grad: return e, torch.zeros_like(e)
+    if not e.requires_grad:
+        return e, torch.zeros_like(e)
     clocks = t.numel()
     rates = []
     for v in e.reshape(clocks, -1).unbind(1):
-        parts = torch.autograd.grad(v.sum(), moves, create_graph=True, allow_unused=True, materialize_grads=True)
-        products = ((part.conj() * way).real.reshape(clocks, -1) for part, way in zip(parts, (pace, slope)))
+        parts = torch.autograd.grad(
+            v.sum(), moves, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        products = (
+            (part.conj() * way).real.reshape(clocks, -1) for part, way in zip(parts, (pace, slope))
+        )
         rates.append(sum(product.sum(1) for product in products))
     rate = torch.stack(rates, 1).reshape(e.shape)
     return e, rate if _again(rate, moves) else rate.detach()
 
 
-def _again(v, inputs):  # whether `v` can be differentiated; at a zero of the condition that matters to second derivatives only
-    if not v.requires_grad: return False
-    try: torch.autograd.grad(v.sum(), inputs, retain_graph=True, allow_unused=True)
-    except RuntimeError: return False
+def _again(
+    v,
+    inputs,
+):
+    """Whether `v` can be differentiated; at a zero of the condition that matters to second
+    derivatives only."""
+    if not v.requires_grad:
+        return False
+    try:
+        torch.autograd.grad(v.sum(), inputs, retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return False
     return True
 
 # %% ../../nbs/08_events.ipynb #5d0c1a05
@@ -452,14 +594,15 @@ def _arm(watch, f, segment, curve):
     slope = segment.step.stages[0] if segment.step.stages else f(t, x)
     e, rate = (_floats(v) for v in _along(watch.conditions, t, x.detach(), slope.detach()))
     size = np.fmax(abs(clocks.read(segment.dt)), clocks.read(segment.next_dt))
-    blur = _short(x, 2) * size + 8 * np.spacing(abs(clocks.read(t)))       # a time too short to tell
+    # a time too short to tell
+    blur = _short(x, 2) * size + 8 * np.spacing(abs(clocks.read(t)))
     near = abs(e) <= np.nan_to_num(abs(rate) * blur[:, None]) + 4 * np.nan_to_num(watch.residual)
     fired = np.isfinite(watch.residual) & ~np.reshape(watch.came_back, (-1, 1))
     heading = np.sign(rate * watch.forward[:, None])
     at_rest = near & ~(abs(heading) > 0)
     waiting = watch.conditions.may_turn & (e < 0) & watch.fresh
     if near.any() or waiting.any():
-        later, = watch.read(curve, np.full(clocks.count, _short(x)))
+        (later,) = watch.read(curve, np.full(clocks.count, _short(x)))
         heading = np.where(at_rest | (later == 0), np.sign(later), heading)
         late = waiting & (later < 0)
         if late.any():
@@ -471,15 +614,20 @@ def _arm(watch, f, segment, curve):
 
 # %% ../../nbs/08_events.ipynb #0fe17bbd
 def _flow(f, t, x, dt):
-    "The state moved along the flow by a tiny time `dt`, right to second order in it, derivatives included."
-    if not torch.is_grad_enabled() and not dt.any(): return x
+    """The state moved along the flow by a tiny time `dt`, right to second order in it, derivatives
+    included."""
+    if not torch.is_grad_enabled() and not dt.any():
+        return x
     size = as_time(dt, x)
     return axpy(x, size, f(t + dt / 2, axpy(x, size / 2, f(t, x))))
 
 # %% ../../nbs/08_events.ipynb #0dc2ebaa
 def _meet(f, e, t, x, radius):
-    "When and where the flow through `(t, x)`, which is close, meets `e = 0`, twice differentiable. No value moves farther than `radius`."
-    now, y, values = t, x, []
+    """When and where the flow through `(t, x)`, which is close, meets `e = 0`, twice
+    differentiable. No value moves farther than `radius`."""
+    now = t
+    y = x
+    values = []
     for _ in range(2):
         value, rate = _along(e, now, y, f(now, y))
         moves = value.isfinite() & rate.isfinite() & (rate != 0)
@@ -488,27 +636,35 @@ def _meet(f, e, t, x, radius):
         y = _flow(f, t, x, now - t)
         values.append(value.detach().abs().reshape(t.shape))
     better = values[1] <= values[0]
-    if better.all(): return now, y
-    now = torch.where(better, now, t + (now - now.detach()))      # Newton's method makes it worse: stay
+    if better.all():
+        return now, y
+    # Newton's method makes it worse: stay
+    now = torch.where(better, now, t + (now - now.detach()))
     return now, _flow(f, t, x, now - t)
 
 
-def _quotient(value, rate, moves):  # in a unit of its own, since its derivative holds the square of the rate
+def _quotient(value, rate, moves):
+    "In a unit of its own, since its derivative holds the square of the rate."
     unit = torch.where(moves, rate.detach().abs(), 1)
     return torch.where(moves, value, 0) / unit / (torch.where(moves, rate, 1) / unit)
 
 # %% ../../nbs/08_events.ipynb #5d0c1a07
 def _judge(watch, curve, s, which, past, plain):
-    "What the zeros at the fractions `s` of a step are like, and where to differentiate those that are not simple. Some conditions are `past` zero there, and some change as is `plain`."
+    """What the zeros at the fractions `s` of a step are like, and where to differentiate those that
+    are not simple. Some conditions are `past` zero there, and some change as is `plain`."""
     clocks = watch.clocks
     hit = which >= 0
     t = clocks.read(curve.t)
     dt = clocks.read(curve.dt)
-    def chosen(e): return _chosen(watch, e, which)
-    def g(*fractions): return chosen(watch.read(curve, *fractions))
+
+    def chosen(e):
+        return _chosen(watch, e, which)
+
+    def g(*fractions):
+        return chosen(watch.read(curve, *fractions))
 
     d = _short(curve.x) * s
-    unclear = abs(d * dt) < 8 * np.spacing(abs(t))         # at the start of the step
+    unclear = abs(d * dt) < 8 * np.spacing(abs(t))  # at the start of the step
     simple = ~hit | plain | unclear & ~watch.conditions.bool[which]
     leaps = hit
     here, near, far, beyond = clocks.inside(curve, s, s - d, s - 2 * d, np.minimum(s + d, 1))
@@ -517,25 +673,31 @@ def _judge(watch, curve, s, which, past, plain):
     through = past | (beyond < 0)
     order, before = _order_from(near, far)
     for root in (4, 5, None):
-        with np.errstate(all="ignore"): steady = -rate * d * dt / before
-        simple = simple | through & (abs(order - 1) < .3) & (abs(steady - 1) < .3)
-        leaps = leaps & ~(order > .1)
-        if simple.all(): return
-        if not root: break
+        with np.errstate(all="ignore"):
+            steady = -rate * d * dt / before
+        simple = simple | through & (abs(order - 1) < 0.3) & (abs(steady - 1) < 0.3)
+        leaps = leaps & ~(order > 0.1)
+        if simple.all():
+            return
+        if not root:
+            break
         d = _short(curve.x, root) * s
         order, before = _order(g, s, d)
     zero = np.where(simple, _SIMPLE, np.where(leaps, _LEAP, _BENT))
     watch.zero = np.where(hit, zero, watch.zero)
     far = _short(curve.x, 7) * s
-    clean = abs(_order(g, s, far)[0] - order) < .2      # else rounding drowns such small values: step back
+    # else rounding drowns such small values: step back
+    clean = abs(_order(g, s, far)[0] - order) < 0.2
     _mark(watch, curve, s, np.where(clean, d, far), hit & ~simple)
 
 
-def _chosen(watch, e, which):  # the condition that matters on each clock, `[..., C]`, positive before the event
+def _chosen(watch, e, which):
+    "The condition that matters on each clock, `[..., C]`, positive before the event."
     return (watch.sides * e)[..., np.arange(watch.clocks.count), which]
 
 
-def _rate_between(watch, before, here, time):  # the rates of the conditions `[C, K]` at the second of two places on the flow
+def _rate_between(watch, before, here, time):
+    "The rates of the conditions `[C, K]` at the second of two places on the flow."
     t, x = here
     time = watch.clocks.show(time, x.real.dtype)
     slope = (x - before[1]) / torch.where(time == 0, 1, time)
@@ -546,7 +708,9 @@ def _mark(watch, curve, s, d, odd):
     "Four times before these events, `d` apart, with the states there."
     clocks = watch.clocks
     times, states = zip(*clocks.inside(curve, *(s - i * d for i in (1, 2, 3, 4))))
-    times = torch.stack([torch.as_tensor(t, dtype=torch.float64, device=clocks.device) for t in times])
+    times = torch.stack(
+        [torch.as_tensor(t, dtype=torch.float64, device=clocks.device) for t in times]
+    )
     states = torch.stack(states)
     if watch.marks is not None:
         odd = clocks.show(odd, torch.bool)
@@ -556,17 +720,19 @@ def _mark(watch, curve, s, d, odd):
 
 # %% ../../nbs/08_events.ipynb #5d0c1a08
 def _extrapolated(f, e, times, states, bent):
-    "How the zero of `e` at `t` moves with the states before it: nothing in value, everything in the gradient. And where that is lost, since the flow only touches it, or `e` rests before it."
-    move, tilts = 0., []
-    for weight, s, x in zip((4., -6., 4., -1.), times, states):
+    """How the zero of `e` at `t` moves with the states before it: nothing in value, everything in
+    the gradient. And where that is lost, since the flow only touches it, or `e` rests before it."""
+    move = 0.0
+    tilts = []
+    for weight, s, x in zip((4.0, -6.0, 4.0, -1.0), times, states):
         level = e(s, x).detach()
-        moment, _ = _meet(f, lambda t, y: e(t, y) - level, s, x, 0.)
+        moment, _ = _meet(f, lambda t, y: e(t, y) - level, s, x, 0.0)
         move = move + weight * (moment - moment.detach())
         tilts.append(_tilt(f, e, s, x))
     near, *_, far = tilts
-    steady = (torch.stack(tilts) > 0).all(0) & ~(near < .5 * far)
+    steady = (torch.stack(tilts) > 0).all(0) & ~(near < 0.5 * far)
     lost = bent & ~steady.reshape(bent.shape)
-    return torch.where(bent & ~lost, move, 0.), lost
+    return torch.where(bent & ~lost, move, 0.0), lost
 
 
 @torch.no_grad()
@@ -574,87 +740,155 @@ def _tilt(f, e, t, x):
     "The rate of `e` along the flow over that in a direction which has nothing to do with the flow."
     x = x.detach()
     _, along = _along(e, t, x, f(t, x).detach())
-    _, aslant = _along(e, t, x, _aslant(x), 0.)
+    _, aslant = _along(e, t, x, _aslant(x), 0.0)
     return (along / aslant).detach().abs()
 
 
-def _aslant(x): return torch.as_tensor(np.random.default_rng(0).standard_normal(x.shape)).to(x)
+def _aslant(x):
+    return torch.as_tensor(np.random.default_rng(0).standard_normal(x.shape)).to(x)
 
 # %% ../../nbs/08_events.ipynb #a5d1ef12
 class _Hybrid:
     "A sensitivity made of another one, applied from event to event; and what happened on the way."
+
     def __init__(self, events, sensitivity, tol, max_events, j_span=None, many=False):
-        self.events, self.inner, self.tol, self.many = events, sensitivity, tol, many
-        self.max_events, self.j_span = max_events, math.inf if j_span is None else j_span
-        self.happened, self.ends, self.closest, self.trouble = [], [], (math.inf, math.nan), ""
+        self.events = events
+        self.inner = sensitivity
+        self.tol = tol
+        self.many = many
+        self.max_events = max_events
+        self.j_span = math.inf if j_span is None else j_span
+        self.happened = []
+        self.ends = []
+        self.closest = (math.inf, math.nan)
+        self.trouble = ""
 
     def __call__(self, problem, x, tensors, backward):
-        if torch._C._functorch.is_batchedtensor(x): raise RuntimeError("when an event happens depends on the values of the state, which vmap hides: solve the batch with per_sample=True instead")
+        if torch._C._functorch.is_batchedtensor(x):
+            raise RuntimeError(
+                "when an event happens "
+                "depends on the values of "
+                "the state, which vmap "
+                "hides: solve the batch "
+                "with per_sample=True "
+                "instead"
+            )
         walk = _Walk(self, problem, x)
-        while walk.live.any(): _to_next_event(walk, tensors, backward)
-        self.forward, self.limit = walk.forward, np.where(walk.over, walk.t + walk.forward * walk.margin, walk.forward * np.inf)   # `[C]`: nothing is known beyond
+        while walk.live.any():
+            _to_next_event(walk, tensors, backward)
+        # `[C]`: nothing is known beyond
+        self.forward = walk.forward
+        self.limit = np.where(walk.over, walk.t + walk.forward * walk.margin, walk.forward * np.inf)
         _note_end(problem.stats, walk, Status.MAX_STEPS if self.trouble else Status.EVENT)
         return walk.states(), *walk.integrals
 
 # %% ../../nbs/08_events.ipynb #bc7b329f
 class _Walk:
     "A solve on its way from event to event."
+
     def __init__(self, engine, problem, x):
-        self.engine, self.problem, self.x, self.integrator = engine, problem, x, problem.integrator
+        self.engine = engine
+        self.problem = problem
+        self.x = x
+        self.integrator = problem.integrator
         self.clocks = clocks = _Clocks(x, problem.integrator.per_sample)
-        self.grid = _floats(problem.times) if clocks.per_sample else np.array(problem.times, dtype=float)[:, None]   # `[T, C]`; NaN after a sample's last
+        # `[T, C]`; NaN after a sample's last
+        self.grid = (
+            _floats(problem.times)
+            if clocks.per_sample
+            else np.array(problem.times, dtype=float)[:, None]
+        )
         self.t, self.last = self.grid[0], _to_the_end(self.grid)[-1]
-        self.forward, self.live = np.where(self.last < self.t, -1., 1.), self.last != self.t
-        self.conditions = _Conditions(engine.events, problem.f, clocks, clocks.show(self.t), x, engine.many)
-        self.jumps = [e.jump and _lifted(problem.f, e.jump, f"the jump of event {i}", in_place=True) for i, e in enumerate(engine.events)]
+        self.forward = np.where(self.last < self.t, -1.0, 1.0)
+        self.live = self.last != self.t
+        self.conditions = _Conditions(
+            engine.events, problem.f, clocks, clocks.show(self.t), x, engine.many
+        )
+        self.jumps = [
+            e.jump and _lifted(problem.f, e.jump, f"the jump of event {i}", in_place=True)
+            for i, e in enumerate(engine.events)
+        ]
         self.sides = self.residual = np.zeros((clocks.count, len(self.conditions.event)))
         self.came_back = np.zeros(clocks.count, bool)
-        self.integrals = [0.] * len(problem.integrands)
-        self.margin, self.count, self.t_failed, self.found = np.zeros(clocks.count), np.zeros(clocks.count, int), np.full(clocks.count, np.nan), []
+        self.integrals = [0.0] * len(problem.integrands)
+        self.margin = np.zeros(clocks.count)
+        self.count = np.zeros(clocks.count, int)
+        self.t_failed = np.full(clocks.count, np.nan)
+        self.found = []
         self.over, self.failed = np.zeros((2, clocks.count), bool)
-        self.keep(np.zeros(clocks.count, int), np.arange(clocks.count), clocks.spread(x, np.arange(clocks.count)))
+        self.keep(
+            np.zeros(clocks.count, int),
+            np.arange(clocks.count),
+            clocks.spread(x, np.arange(clocks.count)),
+        )
 
     def keep(self, rows, samples, states):
-        if len(rows): self.found.append((rows, samples, states))
+        if len(rows):
+            self.found.append((rows, samples, states))
 
     def states(self):
         "The states at all times; where a solve ended early its last state, where it failed NaN."
         rows, samples, values = zip(*self.found)
-        rows, samples = np.concatenate(rows), np.concatenate(samples)
+        rows = np.concatenate(rows)
+        samples = np.concatenate(samples)
         values = torch.cat(values)
         _, last = np.unique((rows * self.clocks.count + samples)[::-1], return_index=True)
-        if len(last) < len(rows):                # two events at one time: the state after the second
+        # two events at one time: the state after the second
+        if len(last) < len(rows):
             last = len(rows) - 1 - last
-            rows, samples = rows[last], samples[last]
+            rows = rows[last]
+            samples = samples[last]
             values = values[torch.as_tensor(last, device=self.x.device)]
         rows, samples = (torch.as_tensor(v, device=self.x.device) for v in (rows, samples))
-        unknown = torch.as_tensor(np.isnan(self.grid) | self.failed, device=self.x.device).reshape(len(self.grid), *(self.clocks.shape or [1] * self.x.dim()))
+        unknown = torch.as_tensor(np.isnan(self.grid) | self.failed, device=self.x.device).reshape(
+            len(self.grid), *(self.clocks.shape or [1] * self.x.dim())
+        )
         base = self.x.detach().expand(len(self.grid), *self.x.shape).masked_fill(unknown, math.nan)
         return base.index_put((rows, samples) if self.clocks.per_sample else (rows,), values)
 
 # %% ../../nbs/08_events.ipynb #e0c64579
 def _to_the_end(times):  # `[R, C]`
     "The last time of each clock instead of the NaN behind it."
-    return np.where(np.isfinite(times), times, times[np.isfinite(times).sum(0) - 1, np.arange(times.shape[1])])
+    return np.where(
+        np.isfinite(times), times, times[np.isfinite(times).sum(0) - 1, np.arange(times.shape[1])]
+    )
 
 
 def _note_end(stats, walk, status):
     "Where each clock stopped, and why, if it was an event."
-    t, device = np.where(walk.failed, walk.t_failed, walk.t), walk.x.device
+    t = np.where(walk.failed, walk.t_failed, walk.t)
+    device = walk.x.device
     if not walk.clocks.per_sample:
-        if walk.over[0] or walk.failed[0]: stats.status, stats.t = status if walk.over[0] else stats.status, float(t[0])
+        if walk.over[0] or walk.failed[0]:
+            stats.status = status if walk.over[0] else stats.status
+            stats.t = float(t[0])
     elif isinstance(stats.status, Tensor):
-        over, early = (torch.as_tensor(v, device=device) for v in (walk.over, walk.over | walk.failed))
-        stats.status, stats.t = torch.where(over & (stats.status == 0), int(status), stats.status), torch.where(early, torch.as_tensor(t, device=device), stats.t)
+        over, early = (
+            torch.as_tensor(v, device=device) for v in (walk.over, walk.over | walk.failed)
+        )
+        stats.status, stats.t = (
+            torch.where(over & (stats.status == 0), int(status), stats.status),
+            torch.where(early, torch.as_tensor(t, device=device), stats.t),
+        )
 
 # %% ../../nbs/08_events.ipynb #14c7618c
 def _stretch(walk, watch, ahead, tensors, backward):
-    "The states at the times ahead up to the first event, as `(rows, samples, states)`, and the state there."
+    """The states at the times ahead up to the first event, as `(rows, samples, states)`, and the
+    state there."""
     problem = walk.problem._replace(integrator=walk.integrator)
-    clocks, x, t = walk.clocks, walk.x, walk.t
+    clocks = walk.clocks
+    x = walk.x
+    t = walk.t
     known = x.requires_grad or len(tensors) > 0
-    differentiable = torch.is_grad_enabled() and (known or problem.f(clocks.show(t), x).requires_grad)
-    watch.keen = differentiable or _moved_by_forward_mode(x) or torch.is_grad_enabled() and walk.conditions.learned
+    differentiable = torch.is_grad_enabled() and (
+        known or problem.f(clocks.show(t), x).requires_grad
+    )
+    watch.keen = (
+        differentiable
+        or _moved_by_forward_mode(x)
+        or torch.is_grad_enabled()
+        and walk.conditions.learned
+    )
     line, place = _line_up(walk, np.vstack([t, ahead]))
     if not differentiable and not clocks.per_sample:
         states, *parts = autograd(problem._replace(times=line, integrator=watch), x, (), None)
@@ -663,44 +897,69 @@ def _stretch(walk, watch, ahead, tensors, backward):
     else:
         inside = _search(walk, watch, line, ahead, differentiable)
         moved = (watch.k >= 0) & (watch.t != t)
-        fixed = walk.integrator.controller is None and not clocks.per_sample      # stop where the search did, to take its steps
+        # stop where the search did, to take its steps
+        fixed = walk.integrator.controller is None and not clocks.per_sample
         again = moved & (watch.begin != t) & (fixed | (watch.zero != _SIMPLE))
-        stops = [np.where(inside, ahead, np.nan), np.where(again, watch.begin, np.nan), np.where(moved, watch.t, np.nan)]
+        stops = [
+            np.where(inside, ahead, np.nan),
+            np.where(again, watch.begin, np.nan),
+            np.where(moved, watch.t, np.nan),
+        ]
         line, place = _line_up(walk, np.vstack([t, *stops]))
         inner = walk.engine.inner if len(line) > 1 else autograd
         states, *parts = inner(problem._replace(times=line), x, tensors, backward)
+
         def at(row, known):
-            there = clocks.take(states, np.minimum(place[row], len(states) - 1), np.arange(clocks.count))
+            there = clocks.take(
+                states, np.minimum(place[row], len(states) - 1), np.arange(clocks.count)
+            )
             return torch.where(clocks.show(known, torch.bool), there.reshape(x.shape), x)
+
         at_event = at(-1, moved)
-        if watch.marks is not None: _retake(walk, watch, at(-2, again), at_event)
+        if watch.marks is not None:
+            _retake(walk, watch, at(-2, again), at_event)
     walk.integrals = [v + part for v, part in zip(walk.integrals, parts)]
     rows, samples = np.nonzero(inside & np.isfinite(ahead))
     return rows, samples, clocks.take(states, place[1 + rows, samples], samples), at_event
 
 
 def _moved_by_forward_mode(x):
-    return torch._C._functorch.maybe_current_level() is not None or forward_ad.unpack_dual(x).tangent is not None
+    return (
+        torch._C._functorch.maybe_current_level() is not None
+        or forward_ad.unpack_dual(x).tangent is not None
+    )
 
 
 def _retake(walk, watch, start, at_event):
-    "Takes the last step to the event again from `start`, so that the states at the marks can be differentiated. Clocks without marks have the state at the event."
-    clocks, stepper, f = walk.clocks, walk.integrator.stepper, walk.problem.f
+    """Takes the last step to the event again from `start`, so that the states at the marks can be
+    differentiated. Clocks without marks have the state at the event."""
+    clocks = walk.clocks
+    stepper = walk.integrator.stepper
+    f = walk.problem.f
     odd = watch.zero != _SIMPLE
     marked = clocks.show(odd, torch.bool)
     begin = np.where(odd, watch.begin, walk.t)
-    size = np.where(odd, watch.t - begin, 1e-8 * walk.forward)       # these stand where they are
+    size = np.where(odd, watch.t - begin, 1e-8 * walk.forward)  # these stand where they are
     x = torch.where(marked, start, at_event)
     t, dt = (clocks.show(v) if clocks.per_sample else float(v[0]) for v in (begin, size))
-    step = stepper(f, t, x, dt.to(x.real.dtype) if clocks.per_sample else dt, stepper.begin(f, t, x))
+    step = stepper(
+        f, t, x, dt.to(x.real.dtype) if clocks.per_sample else dt, stepper.begin(f, t, x)
+    )
     curve = interpolant(f, t, x, dt, step, watch.basis)
     gap = np.where(odd, 1 - (clocks.read(watch.marks[0][0]) - begin) / size, 0)
     for _ in range(4):
         fractions = [1 - i * gap for i in (1, 2, 3, 4)]
         places = clocks.inside(curve, *fractions)
-        ahead = _chosen(watch, watch.conditions.read(*((s, y.detach()) for s, y in places)), watch.k).min(0) > 0
-        if (ahead | ~odd).all(): break
-        gap = np.where(ahead, gap, np.minimum(4 * gap, .2))          # a shorter step may cross a little earlier than the long one
+        ahead = (
+            _chosen(
+                watch, watch.conditions.read(*((s, y.detach()) for s, y in places)), watch.k
+            ).min(0)
+            > 0
+        )
+        if (ahead | ~odd).all():
+            break
+        # a shorter step may cross a little earlier than the long one
+        gap = np.where(ahead, gap, np.minimum(4 * gap, 0.2))
     times = torch.stack([clocks.show(begin + size * s) for s in fractions])
     watch.marks = times, torch.stack([torch.where(marked, y, at_event) for _, y in places])
 
@@ -709,48 +968,75 @@ def _line_up(walk, times):  # `[R, C]`, NaN where a clock has none
     "The times as a `Problem` has them, and the row at which each went."
     order = np.argsort(walk.forward * times, axis=0, kind="stable")
     line = np.take_along_axis(times, order, 0)
-    return torch.as_tensor(line, device=walk.x.device) if walk.clocks.per_sample else line[np.isfinite(line)].tolist(), np.argsort(order, axis=0)
+    return torch.as_tensor(line, device=walk.x.device) if walk.clocks.per_sample else line[
+        np.isfinite(line)
+    ].tolist(), np.argsort(order, axis=0)
 
 
 def _search(walk, watch, line, ahead, differentiable):
     "Finds the next events; says which of the times ahead come before them."
-    clocks, stats, scratch, f = walk.clocks, walk.problem.stats, copy.copy(walk.problem.stats), walk.problem.f
-    if clocks.per_sample: line = [clocks.show(v) for v in _to_the_end(_floats(line))]
+    clocks = walk.clocks
+    stats = walk.problem.stats
+    scratch = copy.copy(walk.problem.stats)
+    f = walk.problem.f
+    if clocks.per_sample:
+        line = [clocks.show(v) for v in _to_the_end(_floats(line))]
     with torch.no_grad():
-        for _ in watch.steps(_Forgetful(f) if differentiable else f, walk.x.detach(), line, scratch): pass
+        for _ in watch.steps(
+            _Forgetful(f) if differentiable else f, walk.x.detach(), line, scratch
+        ):
+            pass
     status, t = (np.broadcast_to(clocks.read(v), clocks.count) for v in (scratch.status, scratch.t))
     failed = (status > 0) & (watch.k < 0) & walk.live
-    if failed.any(): walk.failed, walk.t_failed, stats.status, stats.worst = walk.failed | failed, np.where(failed, t, walk.t_failed), scratch.status, scratch.worst
+    if failed.any():
+        walk.failed, walk.t_failed, stats.status, stats.worst = (
+            walk.failed | failed,
+            np.where(failed, t, walk.t_failed),
+            scratch.status,
+            scratch.worst,
+        )
     return ~(walk.forward * (ahead - np.where(failed, t, watch.t)) >= 0)
 
 # %% ../../nbs/08_events.ipynb #76fbc23d
 class _Happening(NamedTuple):
     "What happened, and on which clocks."
-    hit: np.ndarray    # `[C]`, bool
+
+    hit: np.ndarray  # `[C]`, bool
     event: np.ndarray  # `[C]`, which
-    ends: np.ndarray   # `[C]`, bool: the solve stops there
-    t: Tensor          # a number, or `[B, 1, ...]`
+    ends: np.ndarray  # `[C]`, bool: the solve stops there
+    t: Tensor  # a number, or `[B, 1, ...]`
     before: Tensor
     after: Tensor
 
 # %% ../../nbs/08_events.ipynb #b0065f75
 def _through(walk, watch, x):
-    "Through the event: what happened, and the state after it at the time where the next solve begins."
-    f, clocks = walk.problem.f, walk.clocks
+    """Through the event: what happened, and the state after it at the time where the next solve
+    begins."""
+    f = walk.problem.f
+    clocks = walk.clocks
     hit = watch.k >= 0
     k = torch.as_tensor(watch.k, device=x.device).clamp_min(0)[:, None]
     ours = torch.as_tensor(hit, device=x.device)
-    def e(t, x): return torch.where(ours, walk.conditions(t, x).gather(1, k)[:, 0], 1.)
-    radius = np.where(hit, np.minimum(.1 * watch.dt, abs(watch.t - walk.t)), 0)
+
+    def e(t, x):
+        return torch.where(ours, walk.conditions(t, x).gather(1, k)[:, 0], 1.0)
+
+    radius = np.where(hit, np.minimum(0.1 * watch.dt, abs(watch.t - walk.t)), 0)
     t = clocks.show(np.where(hit, watch.t, walk.t))
-    if watch.marks is None: now, before = _meet(f, e, t, x, clocks.show(radius))
-    else: now, before = _meet_bent(watch, f, e, t, x, clocks.show(radius))
-    if watch.keen and x.requires_grad and not now.requires_grad: _warn_if_mute(watch, e, t, x)
+    if watch.marks is None:
+        now, before = _meet(f, e, t, x, clocks.show(radius))
+    else:
+        now, before = _meet_bent(watch, f, e, t, x, clocks.show(radius))
+    if watch.keen and x.requires_grad and not now.requires_grad:
+        _warn_if_mute(watch, e, t, x)
     event = np.where(hit, walk.conditions.event[watch.k], -1)
     after = before
     for i, jump in enumerate(walk.jumps):
-        if not jump or not (event == i).any(): continue
-        after = torch.where(clocks.show(event == i, torch.bool), _jumped(jump, now, before, f), after)
+        if not jump or not (event == i).any():
+            continue
+        after = torch.where(
+            clocks.show(event == i, torch.bool), _jumped(jump, now, before, f), after
+        )
     last = walk.count + 1 >= walk.engine.j_span
     ends = hit & (np.array([e.ends for e in walk.engine.events])[event] | last)
     happening = _Happening(hit, event, ends, now, before, after)
@@ -762,54 +1048,111 @@ def _through(walk, watch, x):
 def _meet_bent(watch, f, e, t, x, radius):
     "`_meet` where some of the zeros are not simple."
     clocks, (times, states) = watch.clocks, watch.marks
-    with torch.no_grad(): value, _ = _meet(f, e, t, x.detach(), radius)
-    odd = clocks.show(watch.zero != _SIMPLE, torch.bool)      # these have no rate at the event, but one before it
-    now, _ = _meet(f, e, torch.where(odd, times[0], t), torch.where(odd, states[0], x), torch.where(odd, 0, radius))
+    with torch.no_grad():
+        value, _ = _meet(f, e, t, x.detach(), radius)
+    # these have no rate at the event, but one before it
+    odd = clocks.show(watch.zero != _SIMPLE, torch.bool)
+    now, _ = _meet(
+        f,
+        e,
+        torch.where(odd, times[0], t),
+        torch.where(odd, states[0], x),
+        torch.where(odd, 0, radius),
+    )
     bent = clocks.show(watch.zero == _BENT, torch.bool)
     move, lost = _extrapolated(f, e, times, states, bent)
     now = torch.where(odd, value, now) + move
-    _warn(clocks, watch.zero == _LEAP, "jumps there, or is a bool", "give a number that passes through zero")
-    _warn(clocks, clocks.read(lost) > 0, "is only touched there by the flow, or rests", "give one that changes at the event at a rate of its own")
+    _warn(
+        clocks,
+        watch.zero == _LEAP,
+        "jumps there, or is a bool",
+        "give a number that passes through zero",
+    )
+    _warn(
+        clocks,
+        clocks.read(lost) > 0,
+        "is only touched there by the flow, or rests",
+        "give one that changes at the event at a rate of its own",
+    )
     return now, _flow(f, t, x, now - t)
 
 
 def _warn_if_mute(watch, e, t, x):
     "Says so if a condition depends on the state, and its value does not know."
-    with torch.no_grad(): elsewhere = x + 1e-3 * (x.abs() + x.abs().max()) * _aslant(x)
-    with torch.set_grad_enabled(watch.conditions.gradients): here, there = (_floats(e(t, y.detach())) for y in (x, elsewhere))
+    with torch.no_grad():
+        elsewhere = x + 1e-3 * (x.abs() + x.abs().max()) * _aslant(x)
+    with torch.set_grad_enabled(watch.conditions.gradients):
+        here, there = (_floats(e(t, y.detach())) for y in (x, elsewhere))
     mute = (watch.zero == _SIMPLE) & (watch.k >= 0) & (here != there)
-    _warn(watch.clocks, mute, "depends on the state and hides it from autograd", "give create_graph=True to torch.autograd.grad, and detach nothing")
+    _warn(
+        watch.clocks,
+        mute,
+        "depends on the state and hides it from autograd",
+        "give create_graph=True to torch.autograd.grad, and detach nothing",
+    )
 
 
 def _warn(clocks, which, what, advice):
-    if not which.any(): return
+    if not which.any():
+        return
     where = f" (samples {np.flatnonzero(which).tolist()})" if clocks.per_sample else ""
-    warnings.warn(f"the condition of an event {what}{where}, so that its time counts as a constant: for its gradient {advice}", stacklevel=3)
+    warnings.warn(
+        f"the condition of an event {what}{where}, so that its time counts as a "
+        f"constant: for its gradient {advice}",
+        stacklevel=3,
+    )
 
 
 def _at_the_edge(g, h, clocks):
-    "What an integral gains before the event and loses after it when the event moves: nothing in value, everything in the gradient."
-    gained, lost = g(h.t, h.before), g(h.t, h.after)
+    """What an integral gains before the event and loses after it when the event moves: nothing in
+    value, everything in the gradient."""
+    gained = g(h.t, h.before)
+    lost = g(h.t, h.after)
     shape = (-1, *[1] * (gained.dim() - 1)) if clocks.per_sample else ()
-    hit, goes_on = (torch.as_tensor(v, device=gained.device).reshape(shape) for v in (h.hit, h.hit & ~h.ends))
-    return (torch.where(hit, gained, 0) - torch.where(goes_on, lost, 0)) * (h.t - h.t.detach()).to(gained.dtype).reshape(shape)
+    hit, goes_on = (
+        torch.as_tensor(v, device=gained.device).reshape(shape) for v in (h.hit, h.hit & ~h.ends)
+    )
+    return (torch.where(hit, gained, 0) - torch.where(goes_on, lost, 0)) * (h.t - h.t.detach()).to(
+        gained.dtype
+    ).reshape(shape)
 
 
 def _jumped(jump, t, x, field):
-    y = jump(t.clone(), x.clone())               # a jump may work in place
-    if field.layout is not None: y = field.layout.ravel(y)
-    if not isinstance(y, Tensor) or y.shape != x.shape: raise ValueError(f"a jump returns a state, a tensor of shape {list(x.shape)}; got {list(y.shape) if isinstance(y, Tensor) else type(y).__name__}")
+    y = jump(t.clone(), x.clone())  # a jump may work in place
+    if field.layout is not None:
+        y = field.layout.ravel(y)
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        raise ValueError(
+            "a jump returns a "
+            "state, a tensor of "
+            f"shape {list(x.shape)}; "
+            f"got {list(y.shape) if isinstance(y, Tensor) else type(y).__name__}"
+        )
     return y.to(x.dtype)
 
 # %% ../../nbs/08_events.ipynb #215793cd
 def _to_next_event(walk, tensors, backward):
     "Advances each clock to its next event, or to its end."
-    engine, clocks = walk.engine, walk.clocks
-    ahead = np.where(walk.live & (walk.forward * (walk.grid - walk.t) > walk.margin), walk.grid, np.nan)
+    engine = walk.engine
+    clocks = walk.clocks
+    ahead = np.where(
+        walk.live & (walk.forward * (walk.grid - walk.t) > walk.margin), walk.grid, np.nan
+    )
     fresh = not engine.happened
-    watch = _Watch(walk.integrator, walk.conditions, walk.forward, walk.sides, walk.residual, engine.tol, walk.came_back, fresh)
+    watch = _Watch(
+        walk.integrator,
+        walk.conditions,
+        walk.forward,
+        walk.sides,
+        walk.residual,
+        engine.tol,
+        walk.came_back,
+        fresh,
+    )
     rows, samples, states, x = _stretch(walk, watch, ahead, tensors, backward)
-    engine.closest, engine.ends, hit = min(engine.closest, watch.closest), engine.ends + watch.ends, watch.k >= 0
+    engine.closest = min(engine.closest, watch.closest)
+    engine.ends = engine.ends + watch.ends
+    hit = watch.k >= 0
     if not hit.any():
         walk.live = hit
         return walk.keep(rows, samples, states)
@@ -820,68 +1163,129 @@ def _to_next_event(walk, tensors, backward):
     gap = walk.forward * (walk.grid - end)
     known = (gap < -margin)[rows, samples] | ~hit[samples]
     late = np.isfinite(ahead) & hit & (gap < -margin)
-    late[rows, samples] = False                  # between the time found by the search and the event: a rounding error, or less
-    at = hit & (abs(gap) <= margin)              # even if another event was there before
+    # between the time found by the search and the event: a rounding error, or less
+    late[rows, samples] = False
+    at = hit & (abs(gap) <= margin)  # even if another event was there before
     at[0] = False
     walk.keep(rows[known], samples[known], states[torch.as_tensor(known, device=states.device)])
-    for mask, state in ((late, happening.before), (at, x)): walk.keep(*(where := np.nonzero(mask)), clocks.spread(state, where[1]))
+    for mask, state in ((late, happening.before), (at, x)):
+        walk.keep(*(where := np.nonzero(mask)), clocks.spread(state, where[1]))
     engine.happened.append(happening)
     _restart(walk, watch, happening, x, end, margin)
 
 # %% ../../nbs/08_events.ipynb #ed8050d8
 def _restart(walk, watch, happening, x, end, margin):
     "Sets the clocks to the event, or stops them there."
-    engine, hit, clocks = walk.engine, happening.hit, np.arange(walk.clocks.count)
+    engine = walk.engine
+    hit = happening.hit
+    clocks = np.arange(walk.clocks.count)
     walk.count = walk.count + hit
-    again = hit & (watch.t == walk.t) & (walk.count > 1) & np.isfinite(walk.residual[clocks, watch.k])
+    again = (
+        hit & (watch.t == walk.t) & (walk.count > 1) & np.isfinite(walk.residual[clocks, watch.k])
+    )
     e = abs(walk.conditions.read((happening.t.detach(), happening.before.detach()))[0])
     walk.residual = np.where((np.arange(e.shape[1]) == watch.k[:, None]) & hit[:, None], e, np.nan)
     walk.came_back = watch.touched
-    walk.sides, walk.t, walk.x, walk.margin = watch.sides, end, x, margin
+    walk.sides = watch.sides
+    walk.t = end
+    walk.x = x
+    walk.margin = margin
     live = hit & ~happening.ends & (walk.forward * (walk.last - end) > margin)
     stuck = live & (again | (walk.count > engine.max_events))
-    if stuck.any(): engine.trouble = _zeno(walk, happening, int(stuck.argmax()), bool(again.any()))
-    walk.over, walk.live, walk.integrator = walk.over | happening.ends | stuck, live & ~stuck, walk.problem.integrator
-    if walk.integrator.controller is not None and not walk.clocks.per_sample and not walk.jumps[happening.event[0]]: walk.integrator = dataclasses.replace(walk.integrator, first_step=watch.next_dt)
+    if stuck.any():
+        engine.trouble = _zeno(walk, happening, int(stuck.argmax()), bool(again.any()))
+    walk.over = walk.over | happening.ends | stuck
+    walk.live = live & ~stuck
+    walk.integrator = walk.problem.integrator
+    if (
+        walk.integrator.controller is not None
+        and not walk.clocks.per_sample
+        and not walk.jumps[happening.event[0]]
+    ):
+        walk.integrator = dataclasses.replace(walk.integrator, first_step=watch.next_dt)
 
 
 def _zeno(walk, happening, clock, again):
-    what = f"{walk.count[clock]} events up to t = {walk.t[clock]:.9g}" + (f" on the clock of sample {clock}" if walk.clocks.per_sample else "")
-    if again: return f"{what}, and event {happening.event[clock]} happens again before the clock can move: events pile up (a Zeno point). Make the event terminal, or limit the number of events with j_span="
-    return f"{what}: more than max_events={walk.engine.max_events}. Raise max_events, end the solve with a terminal event or j_span=, or look whether events pile up (a Zeno point)"
+    what = f"{walk.count[clock]} events up to t = {walk.t[clock]:.9g}" + (
+        f" on the clock of sample {clock}" if walk.clocks.per_sample else ""
+    )
+    if again:
+        return (
+            f"{what}, and event {happening.event[clock]} happens again before the clock can move: "
+            "events pile up (a Zeno point). Make the event terminal, or limit the number of events "
+            "with j_span="
+        )
+    return (
+        f"{what}: more than max_events={walk.engine.max_events}. Raise max_events, end the solve "
+        "with a terminal event or j_span=, or look whether events pile up (a Zeno point)"
+    )
 
 # %% ../../nbs/08_events.ipynb #32bfc28d
 class HybridSolution(Solution):
-    "A `Solution` with events: `event_t` `[N]`, `event_index` `[N]`, `event_x` `[N, 2, *state]` before and after; with `per_sample` `[N, B]`, `[N, B]` (-1: none), `[N, 2, B, ...]`."
+    """A `Solution` with events: `event_t` `[N]`, `event_index` `[N]`, `event_x` `[N, 2, *state]`
+    before and after; with `per_sample` `[N, B]`, `[N, B]` (-1: none), `[N, 2, B, ...]`."""
+
     def __new__(cls, solution, x, event_t, event_index, event_x):
         self = tuple.__new__(cls, (solution.t_eval, x))
-        vars(self).update(vars(solution), x=x, event_t=event_t, event_index=event_index, event_x=event_x)
+        vars(self).update(
+            vars(solution), x=x, event_t=event_t, event_index=event_index, event_x=event_x
+        )
         return self
 
-    def __repr__(self): return f"Hybrid{super().__repr__()[:-1]}, {len(self.event_t)} events)"
+    def __repr__(self):
+        return f"Hybrid{super().__repr__()[:-1]}, {len(self.event_t)} events)"
 
-    def __reduce__(self): return HybridSolution, (Solution(self.t_eval, self.x, self.stats, integral_loss=self.integral_loss), self.x, self.event_t, self.event_index, self.event_x)
+    def __reduce__(self):
+        return HybridSolution, (
+            Solution(self.t_eval, self.x, self.stats, integral_loss=self.integral_loss),
+            self.x,
+            self.event_t,
+            self.event_index,
+            self.event_x,
+        )
 
 # %% ../../nbs/08_events.ipynb #19ad5a9d
 def _assemble(engine, solution, layout, x, per_sample):
     "The solution with what happened."
-    fold, t_eval = (lambda v: v) if layout is None else layout.unravel, solution.t_eval
-    shape, dtype = (len(x),) if per_sample else (), t_eval.dtype if t_eval.is_floating_point() else torch.float64
+    fold = (lambda v: v) if layout is None else layout.unravel
+    t_eval = solution.t_eval
+    shape = (len(x),) if per_sample else ()
+    dtype = t_eval.dtype if t_eval.is_floating_point() else torch.float64
     times = [_where_hit(h.t.flatten() if per_sample else h.t, h.hit, 0) for h in engine.happened]
-    index = [torch.as_tensor(h.event if per_sample else h.event[0], device=x.device) for h in engine.happened]
+    index = [
+        torch.as_tensor(h.event if per_sample else h.event[0], device=x.device)
+        for h in engine.happened
+    ]
     sides = [_where_hit(torch.stack([h.before, h.after]), h.hit, 1) for h in engine.happened]
     beyond = torch.as_tensor(_beyond(engine, t_eval, per_sample), device=x.device)
-    states = tree_map(lambda v: v.masked_fill(beyond.reshape(*beyond.shape, *[1] * (v.dim() - beyond.dim())), math.nan) if beyond.any() else v, solution.x)
-    return HybridSolution(solution, states, torch.stack(times).to(dtype) if times else x.new_empty(0, *shape, dtype=dtype),
-                          torch.stack(index) if index else x.new_empty(0, *shape, dtype=torch.long), fold(torch.stack(sides) if sides else x.new_empty(0, 2, *x.shape)))
+    states = tree_map(
+        lambda v: (
+            v.masked_fill(beyond.reshape(*beyond.shape, *[1] * (v.dim() - beyond.dim())), math.nan)
+            if beyond.any()
+            else v
+        ),
+        solution.x,
+    )
+    return HybridSolution(
+        solution,
+        states,
+        torch.stack(times).to(dtype) if times else x.new_empty(0, *shape, dtype=dtype),
+        torch.stack(index) if index else x.new_empty(0, *shape, dtype=torch.long),
+        fold(torch.stack(sides) if sides else x.new_empty(0, 2, *x.shape)),
+    )
 
 
 def _where_hit(v, hit, dim):  # NaN for samples without an event
-    if hit.all(): return v
-    return v.masked_fill(~torch.as_tensor(hit, device=v.device).reshape(*[1] * dim, -1, *[1] * (v.dim() - dim - 1)), math.nan)
+    if hit.all():
+        return v
+    return v.masked_fill(
+        ~torch.as_tensor(hit, device=v.device).reshape(*[1] * dim, -1, *[1] * (v.dim() - dim - 1)),
+        math.nan,
+    )
 
 
-def _beyond(engine, t_eval, per_sample):  # which of the times asked for, `[T]` or `[T, B]`, lie after the end
+def _beyond(engine, t_eval, per_sample):
+    "Which of the times asked for, `[T]` or `[T, B]`, lie after the end."
     t = _floats(t_eval)
     late = engine.forward * ((t.T if t.ndim == 2 else t[:, None]) - engine.limit) > 0
     return late if per_sample else late[:, 0]
@@ -889,114 +1293,237 @@ def _beyond(engine, t_eval, per_sample):  # which of the times asked for, `[T]` 
 # %% ../../nbs/08_events.ipynb #109561b4
 class EventError(SolverError):
     "An event that never happened, or too many."
+
     def __init__(self, stats, message):
-        self.status, self.stats = stats.status, stats
+        self.status = stats.status
+        self.stats = stats
         RuntimeError.__init__(self, message)
 
 # %% ../../nbs/08_events.ipynb #598be550
-def _solve(f, x, t_span, solver, atol, rtol, events, sensitivity, event_tol, max_events, j_span, throw, options, many=False):
+def _solve(
+    f,
+    x,
+    t_span,
+    solver,
+    atol,
+    rtol,
+    events,
+    sensitivity,
+    event_tol,
+    max_events,
+    j_span,
+    throw,
+    options,
+    many=False,
+):
     "`odeint` with the engine for a sensitivity: `(solution, engine)`."
     for i, event in enumerate(events):
-        if not isinstance(event, Event): raise TypeError(f"events are a list of Event(condition, ...); number {i} is a {type(event).__name__}")
-        if event.direction not in (-1, 0, 1): raise ValueError(f"direction is 1, -1 or 0; event {i} has {event.direction}")
-    if not 0 < event_tol < 1: raise ValueError(f"event_tol is a fraction of a step, between 0 and 1; got {event_tol}")
-    sensitivity, per_sample = as_sensitivity(sensitivity, options.pop("checkpoints", None)), bool(options.get("per_sample"))
+        if not isinstance(event, Event):
+            raise TypeError(
+                "events are a list of Event(condition, "
+                f"...); number {i} is a "
+                f"{type(event).__name__}"
+            )
+        if event.direction not in (-1, 0, 1):
+            raise ValueError(f"direction is 1, -1 or 0; event {i} has {event.direction}")
+    if not 0 < event_tol < 1:
+        raise ValueError(f"event_tol is a fraction of a step, between 0 and 1; got {event_tol}")
+    sensitivity = as_sensitivity(sensitivity, options.pop("checkpoints", None))
+    per_sample = bool(options.get("per_sample"))
     engine = _Hybrid(events, sensitivity, event_tol, max_events, j_span, many)
     solution = odeint(f, x, t_span, solver, atol, rtol, sensitivity=engine, throw=False, **options)
     failed = torch.as_tensor(solution.status)
     failed = torch.where(failed == Status.EVENT, 0, failed)
-    if throw and engine.trouble: raise EventError(solution.stats, engine.trouble)
+    if throw and engine.trouble:
+        raise EventError(solution.stats, engine.trouble)
     if throw and many and solution.status is Status.MAX_STEPS:
-        raise EventError(solution.stats, f"MAX_STEPS at t = {solution.stats.t:.6g}: after {solution.stats.steps} steps the event has not happened; {_nearest(engine)}, or raise max_steps")
-    if throw and failed.any(): raise SolverError(dataclasses.replace(solution.stats, status=failed if per_sample else solution.status))
+        raise EventError(
+            solution.stats,
+            f"MAX_STEPS at t = {solution.stats.t:.6g}: after "
+            f"{solution.stats.steps} steps the event has not "
+            f"happened; {_nearest(engine)}, or raise max_steps",
+        )
+    if throw and failed.any():
+        raise SolverError(
+            dataclasses.replace(solution.stats, status=failed if per_sample else solution.status)
+        )
     flat, layout = ravel_state(x, int(per_sample))
     return _assemble(engine, solution, layout, flat, per_sample), engine
 
 # %% ../../nbs/08_events.ipynb #2896fa01
 def odeint_hybrid(
-    f: Callable,                      # vector field, as in `odeint`
-    x: Any,                           # initial state: a tensor, or a nest of tensors
-    t_span: Any,                      # times `[T]`, increasing or decreasing
-    j_span: int | None = None,        # the solve ends after so many events
+    f: Callable,  # vector field, as in `odeint`
+    x: Any,  # initial state: a tensor, or a nest of tensors
+    t_span: Any,  # times `[T]`, increasing or decreasing
+    j_span: int | None = None,  # the solve ends after so many events
     solver: str | Stepper = "tsit5",
-    callbacks: tuple = (),            # `EventCallback`s, the older form: gives all accepted times and states
-    atol: float | Tensor | None = None, rtol: float | Tensor | None = None,
-    event_tol: float = 1e-15,         # how closely an event is located on the interpolant, as a fraction of the step
+    # `EventCallback`s, the older form: gives all accepted times and states
+    callbacks: tuple = (),
+    atol: float | Tensor | None = None,
+    rtol: float | Tensor | None = None,
+    # how closely an event is located on the interpolant, as a fraction of the step
+    event_tol: float = 1e-15,
     *,
-    events: Event | list = (),        # an `Event`, or several
+    events: Event | list = (),  # an `Event`, or several
     sensitivity: str | Callable = "autograd",
-    max_events: int = 1000,           # more than so many (on one clock) are an error
+    max_events: int = 1000,  # more than so many (on one clock) are an error
     throw: bool = True,
-    **options,                        # further options of `odeint`: args, per_sample, dt, dense, save_at, max_steps, ...
-) -> HybridSolution:                  # unpacks as `(t_eval [T], x [T, *state])`
-    "Solves $\\dot x = f(t, x)$ with events: `solution.event_t`, `.event_index`, `.event_x`, all differentiable like the states."
+    # further options of `odeint`: args, per_sample, dt, dense, save_at, max_steps, ...
+    **options,
+) -> HybridSolution:  # unpacks as `(t_eval [T], x [T, *state])`
+    """Solves $\\dot x = f(t, x)$ with events: `solution.event_t`, `.event_index`, `.event_x`, all
+    differentiable like the states."""
     events = [events] if isinstance(events, Event) else list(events)
-    if callbacks: return _with_callbacks(f, x, t_span, callbacks, events, (solver, atol, rtol), (sensitivity, event_tol, max_events, j_span, throw, options))
-    if not events: raise ValueError("no events: give events=[Event(condition, ...)], or solve with odeint")
-    return _solve(f, x, t_span, solver, atol, rtol, events, sensitivity, event_tol, max_events, j_span, throw, options)[0]
+    if callbacks:
+        return _with_callbacks(
+            f,
+            x,
+            t_span,
+            callbacks,
+            events,
+            (solver, atol, rtol),
+            (sensitivity, event_tol, max_events, j_span, throw, options),
+        )
+    if not events:
+        raise ValueError("no events: give events=[Event(condition, ...)], or solve with odeint")
+    return _solve(
+        f,
+        x,
+        t_span,
+        solver,
+        atol,
+        rtol,
+        events,
+        sensitivity,
+        event_tol,
+        max_events,
+        j_span,
+        throw,
+        options,
+    )[0]
 
 # %% ../../nbs/08_events.ipynb #844760d0
 def odeint_event(
-    f: Callable,                      # vector field, as in `odeint`
-    x: Any,                           # initial state: a tensor, or a nest of tensors
-    t0: float | Tensor,               # the time that belongs to it
-    event_fn: Callable | Event,       # `e(t, x)`: a tensor, any component of which reaches zero at the event; or an `Event`
+    f: Callable,  # vector field, as in `odeint`
+    x: Any,  # initial state: a tensor, or a nest of tensors
+    t0: float | Tensor,  # the time that belongs to it
+    # `e(t, x)`: a tensor, any component of which reaches zero at the event; or an `Event`
+    event_fn: Callable | Event,
     solver: str | Stepper = "tsit5",
-    atol: float | Tensor | None = None, rtol: float | Tensor | None = None,
+    atol: float | Tensor | None = None,
+    rtol: float | Tensor | None = None,
     *,
-    reverse_time: bool = False,       # look into the past
-    max_time: float = 100.,           # how long to wait; `math.inf`: for ever, or till the `max_steps` are used up
-    event_tol: float = 1e-15,         # how closely the event is located on the interpolant, as a fraction of the step
+    reverse_time: bool = False,  # look into the past
+    # how long to wait; `math.inf`: for ever, or till the `max_steps` are used up
+    max_time: float = 100.0,
+    # how closely the event is located on the interpolant, as a fraction of the step
+    event_tol: float = 1e-15,
     sensitivity: str | Callable = "autograd",
-    **options,                        # further options of `odeint`: args, dt, max_steps, ...
-) -> tuple[Tensor, Any]:              # its time, and the states at `t0` and there, `[2, *state]`
-    "When a condition first reaches zero, and the state then; both differentiable. Raises `EventError` if it does not within `max_time`."
-    if options.get("per_sample"): raise ValueError("odeint_event has one clock; for the events of each sample use odeint_hybrid(f, x, t_span, events=Event(...), per_sample=True)")
-    event = (event_fn if isinstance(event_fn, Event) else Event(event_fn))._replace(terminal=True, jump=None)
+    **options,  # further options of `odeint`: args, dt, max_steps, ...
+) -> tuple[Tensor, Any]:  # its time, and the states at `t0` and there, `[2, *state]`
+    """When a condition first reaches zero, and the state then; both differentiable. Raises
+    `EventError` if it does not within `max_time`."""
+    if options.get("per_sample"):
+        raise ValueError(
+            "odeint_event has one clock; for the events of "
+            "each sample use odeint_hybrid(f, x, t_span, "
+            "events=Event(...), per_sample=True)"
+        )
+    event = (event_fn if isinstance(event_fn, Event) else Event(event_fn))._replace(
+        terminal=True, jump=None
+    )
     t0 = _as_start(t0)
     wait = _longest(solver, max_time, options.get("dt"), options.get("max_steps", 10_000), t0)
     t_span = torch.stack([t0, t0.detach() - wait if reverse_time else t0.detach() + wait])
-    solution, engine = _solve(f, x, t_span, solver, atol, rtol, [event], sensitivity, event_tol, 1, None, True, options, many=True)
-    if not len(solution.event_t): raise EventError(solution.stats, f"the event did not happen {_until(t_span, max_time)}; {_nearest(engine)}, or wait longer with max_time=")
-    return solution.event_t[0], tree_map(lambda a, b: torch.stack([a, b[0, 0]]), x, solution.event_x)
+    solution, engine = _solve(
+        f,
+        x,
+        t_span,
+        solver,
+        atol,
+        rtol,
+        [event],
+        sensitivity,
+        event_tol,
+        1,
+        None,
+        True,
+        options,
+        many=True,
+    )
+    if not len(solution.event_t):
+        raise EventError(
+            solution.stats,
+            "the event did not happen "
+            f"{_until(t_span, max_time)}; "
+            f"{_nearest(engine)}, or wait "
+            "longer with max_time=",
+        )
+    return solution.event_t[0], tree_map(
+        lambda a, b: torch.stack([a, b[0, 0]]), x, solution.event_x
+    )
 
 # %% ../../nbs/08_events.ipynb #f28623f7
 def _as_start(t0):
     "The time as a 0-dim tensor. Raises `TypeError` or `ValueError` if it is none."
-    if callable(t0): raise TypeError(f"t0 is the time that belongs to x; got a {type(t0).__name__}. The order is odeint_event(f, x, t0, event_fn)")
-    try: t = t0 if isinstance(t0, Tensor) else torch.as_tensor(t0, dtype=torch.float64)
+    if callable(t0):
+        raise TypeError(
+            "t0 is the time that belongs to x; got a "
+            f"{type(t0).__name__}. The order is odeint_event(f, x, t0, "
+            "event_fn)"
+        )
+    try:
+        t = t0 if isinstance(t0, Tensor) else torch.as_tensor(t0, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"t0 is the time that belongs to x, a number; got {t0!r}") from None
-    if t.is_complex() or t.dtype == torch.bool: raise TypeError(f"t0 is the time that belongs to x, a real number; got {t0!r}")
+    if t.is_complex() or t.dtype == torch.bool:
+        raise TypeError(f"t0 is the time that belongs to x, a real number; got {t0!r}")
     if t.numel() != 1:
-        raise ValueError(f"t0 is one time, the one that belongs to x; got {t.numel()} times. How long to wait for the event says max_time=; "
-                         "for all events in a span of times use odeint_hybrid(f, x, t_span, events=Event(...))")
-    if not t.isfinite(): raise ValueError(f"t0 must be finite; got {t0!r}")
+        raise ValueError(
+            f"t0 is one time, the one that belongs to x; got {t.numel()} times. How "
+            "long to wait for the event says max_time=; "
+            "for all events in a span of times use odeint_hybrid(f, x, t_span, "
+            "events=Event(...))"
+        )
+    if not t.isfinite():
+        raise ValueError(f"t0 must be finite; got {t0!r}")
     return (t if t.is_floating_point() else t.double()).reshape(())
 
 
 def _longest(solver, max_time, dt, max_steps, t0):
-    if not max_time > 0: raise ValueError(f"max_time must be positive; got {max_time}")
-    if dt is None and not as_stepper(solver).adaptive: raise ValueError(f"{type(as_stepper(solver)).__name__} takes fixed steps: say how long with dt=, or take a stepper with an error estimate such as 'tsit5'")
-    ever = torch.finfo(t0.dtype).max / 4         # a clock goes no farther
+    if not max_time > 0:
+        raise ValueError(f"max_time must be positive; got {max_time}")
+    if dt is None and not as_stepper(solver).adaptive:
+        raise ValueError(
+            f"{type(as_stepper(solver)).__name__} takes fixed steps: say how long with dt=, or "
+            "take a stepper with an error estimate such as 'tsit5'"
+        )
+    ever = torch.finfo(t0.dtype).max / 4  # a clock goes no farther
     return min(max_time, ever) if dt is None else min(max_time, ever, dt * max_steps * (1 - 1e-9))
 
 
 def _until(t_span, max_time):
     t0, t1 = t_span.tolist()
-    if math.isfinite(max_time): return f"between t = {t0:.6g} and {t1:.6g}"
+    if math.isfinite(max_time):
+        return f"between t = {t0:.6g} and {t1:.6g}"
     return f"{'before' if t1 < t0 else 'after'} t = {t0:.6g}, however long one waits"
 
 
 def _nearest(engine):
-    return f"the condition came closest to zero with {engine.closest[0]:.3g}, about t = {engine.closest[1]:.6g}: look at its sign and direction"
+    value, t = engine.closest
+    return (
+        f"the condition came closest to zero with {value:.3g}, about t = {t:.6g}: "
+        "look at its sign and direction"
+    )
 
 # %% ../../nbs/08_events.ipynb #b7b826c8
 class EventCallback(nn.Module):
-    "A jump in the form of the first TorchDyn: subclass it and define both methods. (Decorating the subclass with attrs works.)"
+    """A jump in the form of the first TorchDyn: subclass it and define both methods. (Decorating
+    the subclass with attrs works.)"""
+
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
-        nn.Module.__init__(self)                 # attrs writes an __init__ that does not
+        nn.Module.__init__(self)  # attrs writes an __init__ that does not
         return self
 
     def check_event(self, t, x) -> bool:
@@ -1010,21 +1537,38 @@ class EventCallback(nn.Module):
 # %% ../../nbs/08_events.ipynb #f467c904
 def _with_callbacks(f, x, t_span, callbacks, events, how, options):
     "Two solves: one to learn the accepted times, one to have the states there."
-    if options[-1].get("per_sample"): raise ValueError("callbacks have one clock; for the events of each sample give events=[Event(condition, jump=...)] with per_sample=True")
+    if options[-1].get("per_sample"):
+        raise ValueError(
+            "callbacks have one clock; for the events "
+            "of each sample give "
+            "events=[Event(condition, jump=...)] with "
+            "per_sample=True"
+        )
     t_span = t_span if isinstance(t_span, Tensor) else torch.as_tensor(t_span, dtype=torch.float64)
     at_once = [c for c in callbacks if bool(torch.as_tensor(c.check_event(t_span[0], x)).all())]
-    if at_once: x = at_once[0].jump_map(t_span[0].clone(), tree_map(torch.clone, x))      # a jump may work in place
+    # a jump may work in place
+    if at_once:
+        x = at_once[0].jump_map(t_span[0].clone(), tree_map(torch.clone, x))
     events = [*events, *(Event(c.check_event, jump=c.jump_map, direction=1) for c in callbacks)]
-    with torch.no_grad(): _, engine = _solve(f, x, t_span, *how, events, *options)
+    with torch.no_grad():
+        _, engine = _solve(f, x, t_span, *how, events, *options)
     accepted = set(torch.tensor(engine.ends).to(t_span).tolist()) - set(t_span.tolist())
     times = torch.cat([t_span, t_span.new_tensor(sorted(accepted))])
     order = times.detach().argsort(descending=bool(t_span[-1] < t_span[0]))
     solution, engine = _solve(f, x, times[order], *how, events, *options)
     event_t = solution.event_t
-    t = solution.t_eval.to(event_t.device)       # times may live elsewhere than states
+    t = solution.t_eval.to(event_t.device)  # times may live elsewhere than states
     beyond = torch.as_tensor(_beyond(engine, t, False), device=t.device)
     reached = ~beyond & ~torch.isin(t, event_t)
     t = torch.cat([t[reached], event_t.repeat_interleave(2)])
     order = (t.detach() * float(engine.forward[0])).argsort(stable=True)
-    states = tree_map(lambda v, e: torch.cat([v[reached], e.flatten(0, 1)])[order], solution.x, solution.event_x)
-    return HybridSolution(Solution(t[order], states, solution.stats, solution.dense, solution.integral_loss), states, solution.event_t, solution.event_index, solution.event_x)
+    states = tree_map(
+        lambda v, e: torch.cat([v[reached], e.flatten(0, 1)])[order], solution.x, solution.event_x
+    )
+    return HybridSolution(
+        Solution(t[order], states, solution.stats, solution.dense, solution.integral_loss),
+        states,
+        solution.event_t,
+        solution.event_index,
+        solution.event_x,
+    )

@@ -19,14 +19,19 @@ from .steppers import STEPPERS, Step, Stepper, with_part
 
 # %% ../../nbs/11_geometric_steppers.ipynb #a341e0c0
 class Separable(nn.Module):
-    "The field $[\\dot q, \\dot p] = [V(t, p), F(t, q)]$ of a separable system, from its two halves."
-    def __init__(self,
+    """The field $[\\dot q, \\dot p] = [V(t, p), F(t, q)]$ of a separable system, from its two
+    halves."""
+
+    def __init__(
+        self,
         drift: Callable,  # velocities, `V(p)` or `V(t, p)`
-        kick: Callable,   # forces, `F(q)` or `F(t, q)`
-        dim: int = -1,    # along which `[q, p]` are joined
+        kick: Callable,  # forces, `F(q)` or `F(t, q)`
+        dim: int = -1,  # along which `[q, p]` are joined
     ):
         super().__init__()
-        self.drift, self.kick, self.dim = drift, kick, dim
+        self.drift = drift
+        self.kick = kick
+        self.dim = dim
         self._forms = call_form(drift), call_form(kick)
 
     def forward(self, t, x):
@@ -39,124 +44,192 @@ class Separable(nn.Module):
 # %% ../../nbs/11_geometric_steppers.ipynb #2590dfa3
 def _pair(f, dim):  # the two halves behind a field, if it has them
     pair = f.f if isinstance(f, VectorField) and f.layout is None else f
-    pair = getattr(pair, "stands_for", pair)     # a model keeps its field in a module that counts
+    pair = getattr(pair, "stands_for", pair)  # a model keeps its field in a module that counts
     return pair if isinstance(pair, Separable) and pair.dim == dim else None
 
 
 def _half(f, half, t, halves, dim):  # the slope of q (half 0) or of p (half 1)
     pair = _pair(f, dim)
-    if pair is None: return f(t, torch.cat(halves, dim)).chunk(2, dim)[half]
+    if pair is None:
+        return f(t, torch.cat(halves, dim)).chunk(2, dim)[half]
     counters = () if f is pair else (f,) if f.f is pair else (f, f.f)
     for counter in counters:
         if counter is f or not torch.compiler.is_compiling():
-            counter.nfe += half         # a drift and a kick are the work of one evaluation
+            counter.nfe += half  # a drift and a kick are the work of one evaluation
     return pair.part(half, t, halves[1 - half])
 
 # %% ../../nbs/11_geometric_steppers.ipynb #b5175166
-def _moves(kicks, drifts):  # (half, weight, node): which half moves, how far, and when in the step its slope is taken
-    moves, clocks = [], [0., 0.]
-    for weights in itertools.zip_longest(kicks, drifts, fillvalue=0.):
+def _moves(kicks, drifts):
+    "(half, weight, node): which half moves, how far, and when in the step its slope is taken."
+    moves = []
+    clocks = [0.0, 0.0]
+    for weights in itertools.zip_longest(kicks, drifts, fillvalue=0.0):
         for half, weight in zip((1, 0), weights):
-            if weight: moves.append((half, weight, clocks[1 - half]))
+            if weight:
+                moves.append((half, weight, clocks[1 - half]))
             clocks[half] += weight
     return moves
 
 # %% ../../nbs/11_geometric_steppers.ipynb #fe7a5d0f
 def _first_slope(self, f, t, x):
-    if not x.dim() or x.shape[self.dim] % 2: raise ValueError(f"{type(self).__name__} splits the state into halves [q, p] along dimension {self.dim}; a state of shape {list(x.shape)} has no halves there")
-    halves, first = x.chunk(2, self.dim), self.moves[0][0]
+    if not x.dim() or x.shape[self.dim] % 2:
+        raise ValueError(
+            f"{type(self).__name__} splits the "
+            "state into halves [q, p] along "
+            f"dimension {self.dim}; a state of "
+            f"shape {list(x.shape)} has no "
+            "halves there"
+        )
+    halves = x.chunk(2, self.dim)
+    first = self.moves[0][0]
     if not self.check or _pair(f, self.dim) or torch.compiler.is_compiling():
         return (_half(f, first, t, halves, self.dim),) if self.fsal else None
     slopes = f(t, x).chunk(2, self.dim)
     for half in (0, 1):
-        moved = [v + .3 * (1 + v.abs()) if i == half else v for i, v in enumerate(halves)]
+        moved = [v + 0.3 * (1 + v.abs()) if i == half else v for i, v in enumerate(halves)]
         if _differ(slopes[half], f(t, torch.cat(moved, self.dim)).chunk(2, self.dim)[half]):
-            raise ValueError(f"{type(self).__name__} needs a separable field, dq/dt a function of p alone and dp/dt of q alone; here d{'qp'[half]}/dt depends on {'qp'[half]}. 'alf', 'reversible_heun' and implicit "
-                             "symplectic methods take any field. (In the backward solve of sensitivity='adjoint', give solver_adjoint='rk4'.)")
+            raise ValueError(
+                f"{type(self).__name__} needs a separable field, dq/dt a function of "
+                f"p alone and dp/dt of q alone; here d{'qp'[half]}/dt depends on "
+                f"{'qp'[half]}. 'alf', 'reversible_heun' and implicit "
+                "symplectic methods take any field. (In the backward solve of "
+                "sensitivity='adjoint', give solver_adjoint='rk4'.)"
+            )
     return (slopes[first],) if self.fsal else None
 
 
 def _differ(a, b):  # beyond rounding; NaN is no evidence, and under vmap there is none to be had
-    try: return bool((a - b).abs().max() > torch.finfo(a.dtype).eps ** .5 * torch.maximum(a.abs().max(), b.abs().max()))
-    except RuntimeError: return False
+    try:
+        return bool(
+            (a - b).abs().max()
+            > torch.finfo(a.dtype).eps ** 0.5 * torch.maximum(a.abs().max(), b.abs().max())
+        )
+    except RuntimeError:
+        return False
 
 # %% ../../nbs/11_geometric_steppers.ipynb #9930125c
 class Symplectic(Stepper):
-    "A chain of kicks and drifts, for separable fields on a state `[q, p]`. Source: Hairer, Lubich, Wanner, Geometric Numerical Integration, section II.5."
+    """A chain of kicks and drifts, for separable fields on a state `[q, p]`. Source: Hairer,
+    Lubich, Wanner, Geometric Numerical Integration, section II.5."""
+
     reversible = True
 
-    def __init__(self,
-        kicks: tuple,   # weights of the kicks; the first comes before the first drift, and may be 0
+    def __init__(
+        self,
+        kicks: tuple,  # weights of the kicks; the first comes before the first drift, and may be 0
         drifts: tuple,  # weights of the drifts
-        order: int,     # of the global error
+        order: int,  # of the global error
         dim: int = -1,  # along which the state splits into halves `q` and `p`
-        check: bool = True,  # at the start that the field is separable, for two or three evaluations
+        # at the start that the field is separable, for two or three evaluations
+        check: bool = True,
     ):
         super().__init__()
-        if abs(sum(kicks) - 1) + abs(sum(drifts) - 1) > 1e-12: raise ValueError(f"the kicks and the drifts of a step each sum to 1; got {sum(kicks):.6g} and {sum(drifts):.6g}")
-        self.order, self.dim, self.check = order, dim, check
+        if abs(sum(kicks) - 1) + abs(sum(drifts) - 1) > 1e-12:
+            raise ValueError(
+                f"the kicks and the drifts of a step each sum to 1; got {sum(kicks):.6g} and "
+                f"{sum(drifts):.6g}"
+            )
+        self.order = order
+        self.dim = dim
+        self.check = check
         self.moves = _moves(kicks, drifts)
         self.undo = [(half, -weight, node) for half, weight, node in reversed(self.moves)]
-        self.fsal = self.moves[0][0] == self.moves[-1][0]   # the last slope is the first of the next step
+        # the last slope is the first of the next step
+        self.fsal = self.moves[0][0] == self.moves[-1][0]
 
-    def begin(self, f, t, x): return _first_slope(self, f, t, x)
+    def begin(self, f, t, x):
+        return _first_slope(self, f, t, x)
 
     def forward(self, f, t, x, dt, memory):
         x, memory = self._chain(f, t, x, dt, memory, self.moves)
         return Step(x, None, None, memory)
 
-    def reverse(self, f, t, x, dt, memory): return self._chain(f, t - dt, x, dt, memory, self.undo)
+    def reverse(self, f, t, x, dt, memory):
+        return self._chain(f, t - dt, x, dt, memory, self.undo)
 
     def _chain(self, f, t, x, dt, memory, moves):
-        halves, slope = list(x.chunk(2, self.dim)), memory and memory[0]
+        halves = list(x.chunk(2, self.dim))
+        slope = memory and memory[0]
         for half, weight, node in moves:
-            if slope is None: slope = _half(f, half, t + node * dt, halves, self.dim)
+            if slope is None:
+                slope = _half(f, half, t + node * dt, halves, self.dim)
             halves[half] = axpy(halves[half], weight * dt, slope)
-            last, slope = slope, None
+            last = slope
+            slope = None
         return torch.cat(halves, self.dim), (last,) if self.fsal else None
 
-    def extra_repr(self): return f"order={self.order}"
+    def extra_repr(self):
+        return f"order={self.order}"
 
 # %% ../../nbs/11_geometric_steppers.ipynb #3d2bbbb2
 def leapfrogs(
     *weights: float,  # lengths of the leapfrogs, in steps; they sum to 1
-) -> tuple:           # (kicks, drifts)
-    "Leapfrogs one after the other, neighbouring kicks joined: the weights of a `Symplectic` method."
-    ends = (0., *weights, 0.)
+) -> tuple:  # (kicks, drifts)
+    """Leapfrogs one after the other, neighbouring kicks joined: the weights of a `Symplectic`
+    method."""
+    ends = (0.0, *weights, 0.0)
     return tuple((a + b) / 2 for a, b in zip(ends, ends[1:])), weights
 
 # %% ../../nbs/11_geometric_steppers.ipynb #fc91fe70
 _CBRT2 = 2 ** (1 / 3)
 
+
 class Leapfrog(Symplectic):
-    "Kick, drift, kick: order 2, one kick and one drift a step. Source: Störmer (1907), Verlet (1967)."
-    def __init__(self, dim=-1, check=True): super().__init__(*leapfrogs(1.), 2, dim, check)
+    """Kick, drift, kick: order 2, one kick and one drift a step. Source: Störmer (1907), Verlet
+    (1967)."""
+
+    def __init__(self, dim=-1, check=True):
+        super().__init__(*leapfrogs(1.0), 2, dim, check)
+
 
 class Yoshida4(Symplectic):
-    "Three leapfrogs: order 4, three kicks and drifts a step. Source: Yoshida (1990), Forest and Ruth (1990)."
-    def __init__(self, dim=-1, check=True): super().__init__(*leapfrogs(1 / (2 - _CBRT2), -_CBRT2 / (2 - _CBRT2), 1 / (2 - _CBRT2)), 4, dim, check)
+    """Three leapfrogs: order 4, three kicks and drifts a step. Source: Yoshida (1990), Forest and
+    Ruth (1990)."""
+
+    def __init__(self, dim=-1, check=True):
+        super().__init__(
+            *leapfrogs(1 / (2 - _CBRT2), -_CBRT2 / (2 - _CBRT2), 1 / (2 - _CBRT2)), 4, dim, check
+        )
+
 
 class Ruth3(Symplectic):
     "Order 3, three kicks and drifts a step. Source: Ruth (1983)."
-    def __init__(self, dim=-1, check=True): super().__init__((7 / 24, 3 / 4, -1 / 24), (2 / 3, -2 / 3, 1.), 3, dim, check)
+
+    def __init__(self, dim=-1, check=True):
+        super().__init__((7 / 24, 3 / 4, -1 / 24), (2 / 3, -2 / 3, 1.0), 3, dim, check)
 
 # %% ../../nbs/11_geometric_steppers.ipynb #d2899e83
-TRAPEZOID = ((1, -1 / 2), (0, 1 / 2))  # rows for the slopes at both ends: the solution is a parabola between them
+# rows for the slopes at both ends: the solution is a parabola between them
+TRAPEZOID = ((1, -1 / 2), (0, 1 / 2))
+
 
 class AsynchronousLeapfrog(Stepper):
-    "ALF: order 2, one evaluation a step, any field; order 1 for `eta` < 1. Its memory is the velocity. Source: Mutze (2013), Zhuang et al. (2021)."
-    error_order, reversible, interpolant = 1, True, TRAPEZOID
+    """ALF: order 2, one evaluation a step, any field; order 1 for `eta` < 1. Its memory is the
+    velocity. Source: Mutze (2013), Zhuang et al. (2021)."""
 
-    def __init__(self,
-        eta: float = 1.,               # in (0, 1], not 1/2; below 1 the velocity is damped and the order is 1
-        stepping_class: str = "fixed", # or 'adaptive'
+    error_order = 1
+    reversible = True
+    interpolant = TRAPEZOID
+
+    def __init__(
+        self,
+        # in (0, 1], not 1/2; below 1 the velocity is damped and the order is 1
+        eta: float = 1.0,
+        stepping_class: str = "fixed",  # or 'adaptive'
     ):
         super().__init__()
-        if not 0 < eta <= 1 or eta == .5: raise ValueError(f"eta lies in (0, 1] and is not 1/2, where a step cannot be undone; got {eta}")
-        if stepping_class not in ("fixed", "adaptive"): raise ValueError(f"stepping_class is 'fixed' or 'adaptive'; got {stepping_class!r}")
-        self.eta, self.order, self.adaptive = eta, 2 if eta == 1 else 1, stepping_class == "adaptive"
+        if not 0 < eta <= 1 or eta == 0.5:
+            raise ValueError(
+                f"eta lies in (0, 1] and is not 1/2, where a step cannot be undone; got {eta}"
+            )
+        if stepping_class not in ("fixed", "adaptive"):
+            raise ValueError(f"stepping_class is 'fixed' or 'adaptive'; got {stepping_class!r}")
+        self.eta = eta
+        self.order = 2 if eta == 1 else 1
+        self.adaptive = stepping_class == "adaptive"
 
-    def begin(self, f, t, x): return f(t, x)
+    def begin(self, f, t, x):
+        return f(t, x)
 
     def forward(self, f, t, x, dt, memory):
         middle = axpy(x, dt / 2, memory)
@@ -170,29 +243,40 @@ class AsynchronousLeapfrog(Stepper):
         v = axpy(memory, -2 * self.eta, slope) / (1 - 2 * self.eta)
         return axpy(middle, -dt / 2, v), v
 
-    def extra_repr(self): return f"order={self.order}, eta={self.eta:g}"
+    def extra_repr(self):
+        return f"order={self.order}, eta={self.eta:g}"
 
 # %% ../../nbs/11_geometric_steppers.ipynb #e016708d
 def _estimate(self, change, scale):
-    if not self.adaptive: return None
-    with torch.no_grad(): return change * scale
+    if not self.adaptive:
+        return None
+    with torch.no_grad():
+        return change * scale
 
 # %% ../../nbs/11_geometric_steppers.ipynb #1fe6e4d4
 class ReversibleHeun(Stepper):
-    "Order 2, one evaluation a step, any field. Its memory is the second state and its slope. Source: Kidger, Foster, Li, Lyons (2021)."
-    order, error_order, reversible, interpolant = 2, 1, True, TRAPEZOID
+    """Order 2, one evaluation a step, any field. Its memory is the second state and its slope.
+    Source: Kidger, Foster, Li, Lyons (2021)."""
+
+    order = 2
+    error_order = 1
+    reversible = True
+    interpolant = TRAPEZOID
 
     def __init__(self, adaptive=False):
         super().__init__()
         self.adaptive = adaptive
 
-    def begin(self, f, t, x): return x, f(t, x)
+    def begin(self, f, t, x):
+        return x, f(t, x)
 
     def forward(self, f, t, x, dt, memory):
         shadow, k = memory
         shadow = axpy(2 * x - shadow, dt, k)
         new = f(t + dt, shadow)
-        return Step(axpy(x, dt / 2, k + new), _estimate(self, new - k, dt / 2), (k, new), (shadow, new))
+        return Step(
+            axpy(x, dt / 2, k + new), _estimate(self, new - k, dt / 2), (k, new), (shadow, new)
+        )
 
     def reverse(self, f, t, x, dt, memory):
         shadow, k = memory
@@ -200,30 +284,49 @@ class ReversibleHeun(Stepper):
         old = f(t - dt, shadow)
         return axpy(x, -dt / 2, k + old), (shadow, old)
 
-    def extra_repr(self): return "order=2"
+    def extra_repr(self):
+        return "order=2"
 
 # %% ../../nbs/11_geometric_steppers.ipynb #a54ecb39
 class Reversible(Stepper):
-    "Any explicit stepper, made reversible by a second copy of the state; its order, twice its cost. Source: McCallum, Foster (2024)."
+    """Any explicit stepper, made reversible by a second copy of the state; its order, twice its
+    cost. Source: McCallum, Foster (2024)."""
+
     reversible = True
 
-    def __init__(self,
-        base: str | Stepper,    # a name, a stepper or a class of steppers
-        coupling: float = .99,  # lambda in (0, 1]: smaller damps more, and amplifies rounding on the way back by 1/lambda a step
+    def __init__(
+        self,
+        base: str | Stepper,  # a name, a stepper or a class of steppers
+        # lambda in (0, 1]: smaller damps more, and amplifies rounding on the way back by 1/lambda a
+        # step
+        coupling: float = 0.99,
     ):
         super().__init__()
         base = as_stepper(base)
-        if base.reversible or not base.explicit: raise ValueError(f"Reversible takes an explicit stepper that is not reversible yet, e.g. 'rk4'; got {type(base).__name__}")
-        if not 0 < coupling <= 1: raise ValueError(f"the coupling lies in (0, 1]; got {coupling}")
-        self.base, self.coupling = base, coupling
-        self.order, self.error_order, self.adaptive, self.trainable = base.order, base.error_order, base.adaptive, base.trainable
+        if base.reversible or not base.explicit:
+            raise ValueError(
+                "Reversible takes an explicit "
+                "stepper that is not "
+                "reversible yet, e.g. 'rk4'; "
+                f"got {type(base).__name__}"
+            )
+        if not 0 < coupling <= 1:
+            raise ValueError(f"the coupling lies in (0, 1]; got {coupling}")
+        self.base = base
+        self.coupling = coupling
+        self.order = base.order
+        self.error_order = base.error_order
+        self.adaptive = base.adaptive
+        self.trainable = base.trainable
 
-    def with_tolerance(self, tolerance): return with_part(self, "base", self.base.with_tolerance(tolerance))
+    def with_tolerance(self, tolerance):
+        return with_part(self, "base", self.base.with_tolerance(tolerance))
 
-    def begin(self, f, t, x): return (x,)
+    def begin(self, f, t, x):
+        return (x,)
 
     def forward(self, f, t, x, dt, memory):
-        z, = memory
+        (z,) = memory
         ahead, step = self._increment(f, t, z, dt)
         x = axpy(z, self.coupling, x - z) + ahead
         return Step(x, step.error, step.stages, (z - self._increment(f, t + dt, x, -dt)[0],))
@@ -236,18 +339,29 @@ class Reversible(Stepper):
         step = self.base(f, t, x, dt, self.base.begin(f, t, x))
         return step.x - x, step
 
-    def extra_repr(self): return f"order={self.order}, coupling={self.coupling:g}"
+    def extra_repr(self):
+        return f"order={self.order}, coupling={self.coupling:g}"
 
 # %% ../../nbs/11_geometric_steppers.ipynb #15a39e51
-STEPPERS.update({"leapfrog": Leapfrog, "yoshida4": Yoshida4, "ruth3": Ruth3, "alf": AsynchronousLeapfrog, "reversible_heun": ReversibleHeun})
+STEPPERS.update(
+    {
+        "leapfrog": Leapfrog,
+        "yoshida4": Yoshida4,
+        "ruth3": Ruth3,
+        "alf": AsynchronousLeapfrog,
+        "reversible_heun": ReversibleHeun,
+    }
+)
 
 # %% ../../nbs/11_geometric_steppers.ipynb #cceee405
 def odeint_symplectic(
-    f: Callable,    # the field, `f(t, x)` or `f(x)`; for the symplectic steppers separable, with a state `[q, p]`
-    x: Any,         # initial state
-    t_span: Any,    # times `[T]`; fixed steps go from each to the next, or in pieces of at most `dt`
+    # the field, `f(t, x)` or `f(x)`; for the symplectic steppers separable, with a state `[q, p]`
+    f: Callable,
+    x: Any,  # initial state
+    # times `[T]`; fixed steps go from each to the next, or in pieces of at most `dt`
+    t_span: Any,
     solver: str | Stepper = "leapfrog",
-    **options,      # as for `odeint`
-) -> Solution:      # unpacks as `(t_eval [T], x [T, *state])`
+    **options,  # as for `odeint`
+) -> Solution:  # unpacks as `(t_eval [T], x [T, *state])`
     "`odeint` with a geometric stepper."
     return odeint(f, x, t_span, solver, **options)

@@ -22,77 +22,93 @@ from .dense import basis, interpolant
 @functools.cache
 def lobatto(
     n: int,  # points, two or more
-) -> tuple:  # nodes on [0, 1] and their weights, `n` numbers each; rows of `n`, the three highest Legendre coefficients of values there
-    "Lobatto's quadrature: both ends are nodes, exact up to degree 2n - 3. Source: Lobatto (1852); Abramowitz, Stegun, 25.4.32."
+    # nodes on [0, 1] and their weights, `n` numbers each; rows of `n`, the three highest Legendre
+    # coefficients of values there
+) -> tuple:
+    """Lobatto's quadrature: both ends are nodes, exact up to degree 2n - 3. Source: Lobatto (1852);
+    Abramowitz, Stegun, 25.4.32."""
     legendre = np.polynomial.legendre
     last = legendre.Legendre.basis(n - 1)
-    nodes = np.array([-1., *sorted(last.deriv().roots().real), 1.])
-    weights = 2 / (n * (n - 1) * last(nodes)**2)
+    nodes = np.array([-1.0, *sorted(last.deriv().roots().real), 1.0])
+    weights = 2 / (n * (n - 1) * last(nodes) ** 2)
     coefficients = np.linalg.inv(legendre.legvander(nodes, n - 1))
     return ((nodes + 1) / 2).tolist(), (weights / 2).tolist(), coefficients[-3:].tolist()
 
 # %% ../../nbs/05a_integrals.ipynb #b6bc8e56
 def panel_error(
-    values: Tensor,        # of an integrand at Lobatto's nodes, `[n, ...]`
+    values: Tensor,  # of an integrand at Lobatto's nodes, `[n, ...]`
     size: float | Tensor,  # length of the panel, > 0
     rows: Tensor | None = None,  # those that give the highest coefficients, if they are at hand
-) -> Tensor:               # `[2, ...]`; `[1, ...]` for three points
-    "About how far the rule is from the integral over the panel, and how far one with a point less would be."
+) -> Tensor:  # `[2, ...]`; `[1, ...]` for three points
+    """About how far the rule is from the integral over the panel, and how far one with a point less
+    would be."""
     n = len(values)
     if rows is None:
         rows = values.new_tensor(lobatto(n)[2])
     largest = values.abs().amax(0)
-    seen = torch.tensordot(rows, values, 1).abs() / largest.clamp_min(torch.finfo(values.dtype).tiny)
+    seen = torch.tensordot(rows, values, 1).abs() / largest.clamp_min(
+        torch.finfo(values.dtype).tiny
+    )
     decays = [_decay(m, *pair) for m, pair in ((n, seen[-2:]), (n - 1, seen[:-1])) if m > 2]
-    return torch.stack(decays) * (largest * (.1 * size))
+    return torch.stack(decays) * (largest * (0.1 * size))
 
 
 def _decay(n, low, high):  # of coefficients that were not seen, from the last two of `n`
     power = (2 * n - 2) / (n - 2)
-    return torch.maximum(high.square(), low**power if n > 3 else .1 * low**power)
+    return torch.maximum(high.square(), low**power if n > 3 else 0.1 * low**power)
 
 # %% ../../nbs/05a_integrals.ipynb #4d42b60e
 class Panel(NamedTuple):
     "A part of a step, and the integrands there."
-    values: Callable  # fractions of the step -> for each of them a list: the value of every integrand
-    dt: float         # size of the step; a tensor where samples have clocks of their own
-    low: float        # where the panel begins and ends, fractions of the step
+
+    # fractions of the step -> for each of them a list: the value of every integrand
+    values: Callable
+    dt: float  # size of the step; a tensor where samples have clocks of their own
+    low: float  # where the panel begins and ends, fractions of the step
     high: float
-    points: list      # for each of Lobatto's nodes a list: the value of every integrand
+    points: list  # for each of Lobatto's nodes a list: the value of every integrand
 
 # %% ../../nbs/05a_integrals.ipynb #be0c783e
 MOST_PANELS = 10_000  # in one step
 
 
 class Quadrature:
-    r"Sums up $\int g\,dt$ step by step, in panels as short as the tolerance asks; for several integrands at once."
-    def __init__(self,
-        order: int,                   # of the stepper
-        totals: list,                 # where to begin: zeros, a tensor for each integrand
-        tolerance: Tolerance | None,  # what a panel may err; `None`: one panel a step, whatever its error
-        patience: int = 1,            # steps that are settled together
-        places: Tensor | None = None, # components that the error is estimated from; default all
+    r"""Sums up $\int g\,dt$ step by step, in panels as short as the tolerance asks; for several
+    integrands at once."""
+
+    def __init__(
+        self,
+        order: int,  # of the stepper
+        totals: list,  # where to begin: zeros, a tensor for each integrand
+        # what a panel may err; `None`: one panel a step, whatever its error
+        tolerance: Tolerance | None,
+        patience: int = 1,  # steps that are settled together
+        places: Tensor | None = None,  # components that the error is estimated from; default all
     ):
         self.most = max(2 if tolerance is None else 4, (order + 3) // 2)
-        self.n = self.most      # points of a panel: one less where that is enough
-        self.rows = {}          # those of `panel_error`, by number of points and dtype
+        self.n = self.most  # points of a panel: one less where that is enough
+        self.rows = {}  # those of `panel_error`, by number of points and dtype
         self.totals = totals
         self.places = places
         self.patience = patience
         self.controlled = tolerance is not None
         self.allowed = [_least(v) for v in tolerance[:2]] if self.controlled else None
-        self.cuts = []          # for each step the fractions where its panels end, and their numbers of points
-        self.end = None         # the integrands where the last step ended
-        self.waiting = []       # steps that are not settled: lists of (panel, its error)
-        self.density = None     # panels that the last step would have needed, for each unit of time
-        self.length = 0.        # of that step,
-        self.fewer = math.inf   # and the largest error there with a point less than `most`
-        self.lost = False       # a step had too many panels
+        # for each step the fractions where its panels end, and their numbers of points
+        self.cuts = []
+        self.end = None  # the integrands where the last step ended
+        self.waiting = []  # steps that are not settled: lists of (panel, its error)
+        self.density = None  # panels that the last step would have needed, for each unit of time
+        self.length = 0.0  # of that step,
+        self.fewer = math.inf  # and the largest error there with a point less than `most`
+        self.lost = False  # a step had too many panels
 
-    def add(self,
-        values: Callable,        # fractions of the step -> for each of them a list: the value of every integrand
-        dt: float | Tensor,      # size of the step
-        start: list | None = None,  # the integrands at the start, if known: `end` of the step before
+    def add(
+        self,
+        # fractions of the step -> for each of them a list: the value of every integrand
+        values: Callable,
+        dt: float | Tensor,  # size of the step
+        # the integrands at the start, if known: `end` of the step before
+        start: list | None = None,
     ):
         "Adds a step."
         self.choose(_length(dt))
@@ -111,9 +127,9 @@ class Quadrature:
     def division(self, dt) -> list:  # pairs of fractions
         "Into which panels a step is divided at first."
         if self.density is None:
-            return [(0., 1.)]
-        count = min(max(1, math.ceil(self.density * _length(dt) - .1)), MOST_PANELS)
-        edges = [i / count for i in range(count)] + [1.]
+            return [(0.0, 1.0)]
+        count = min(max(1, math.ceil(self.density * _length(dt) - 0.1)), MOST_PANELS)
+        edges = [i / count for i in range(count)] + [1.0]
         return list(zip(edges, edges[1:]))
 
     def panel(self, values, dt, low, high, start=None, end=None, n=None) -> Panel:
@@ -152,10 +168,10 @@ class Quadrature:
             key = len(v), v.dtype
             if key not in self.rows:
                 self.rows[key] = v.new_tensor(lobatto(len(v))[2])
-            errors.append(panel_error(v, 1., self.rows[key]))
+            errors.append(panel_error(v, 1.0, self.rows[key]))
         return self.over_allowed(panel, errors)
 
-    def over_allowed(self, panel, errors):    # `errors` `[k, ...]` for a step of length one
+    def over_allowed(self, panel, errors):  # `errors` `[k, ...]` for a step of length one
         atol, rtol = self.allowed
         ratios = []
         for total, end, error in zip(self.totals, panel.points[-1], errors):
@@ -163,29 +179,31 @@ class Quadrature:
             after = self.sample(total).abs() + size * self.sample(end).abs()
             ratio = (error * (size / (after * rtol + atol))).reshape(len(error), -1)
             largest = ratio.amax(1)
-            if not isinstance(panel.dt, Tensor):    # else each sample is a problem of its own
+            if not isinstance(panel.dt, Tensor):  # else each sample is a problem of its own
                 largest = torch.maximum(ratio.square().mean(1).sqrt(), largest / 10)
             ratios.append(largest)
         return ratios[0] if len(ratios) == 1 else torch.stack(ratios).amax(0)
 
     @torch.no_grad()
     def probed(self, panel) -> Tensor:  # `[1]`
-        "The error again, by one look more: does the polynomial through the nodes know the value there?"
+        """The error again, by one look more: does the polynomial through the nodes know the value
+        there?"""
         n = len(panel.points)
         nodes = lobatto(n)[0]
-        s = .6 * nodes[1] + .4 * nodes[2]
-        found, = panel.values([s])
+        s = 0.6 * nodes[1] + 0.4 * nodes[2]
+        (found,) = panel.values([s])
         errors = []
         for column, seen in zip(zip(*panel.points), found):
             v = torch.stack([self.sample(v) for v in column])
             expected = torch.tensordot(v.new_tensor(_prediction(n, s)), v, 1)
             largest = v.abs().amax(0).clamp_min(torch.finfo(v.dtype).tiny)
             miss = (self.sample(seen) - expected).abs() / largest
-            errors.append(.1 * (largest * miss**((2 * n - 2) / n)).unsqueeze(0))
+            errors.append(0.1 * (largest * miss ** ((2 * n - 2) / n)).unsqueeze(0))
         return self.over_allowed(panel, errors)
 
     def settle(self):
-        "Looks at the errors of the steps that wait, and divides their panels where they are too large."
+        """Looks at the errors of the steps that wait, and divides their panels where they are too
+        large."""
         waiting = self.waiting
         self.waiting = []
         errors = [e for step in waiting for _, e in step if e is not None]
@@ -193,21 +211,22 @@ class Quadrature:
         found = iter(errors)
         for step in waiting:
             self.cuts.append([])
-            needed = sum(self.refine(panel, next(found, [0.])[0]) for panel, _ in step)
+            needed = sum(self.refine(panel, next(found, [0.0])[0]) for panel, _ in step)
             if self.controlled:
                 self.length = _length(step[0][0].dt)
                 self.density = needed / self.length
         self.fewer = max((e[-1] for e in errors), default=math.inf)
 
     def choose(self, length):
-        "How many points the panels of the next step have, of that length: one less, where that will do."
+        """How many points the panels of the next step have, of that length: one less, where that
+        will do."""
         if self.controlled and self.length:
-            predicted = self.fewer * (length / self.length)**(2 * self.most - 3)
-            self.n = self.most - (predicted < .05)
+            predicted = self.fewer * (length / self.length) ** (2 * self.most - 3)
+            self.n = self.most - (predicted < 0.05)
 
     def refine(self, panel, error) -> float:  # panels that would have done
         "Takes a panel, or its parts if it is too long."
-        needed = 0.
+        needed = 0.0
         stack = [(panel, error)]
         while stack:
             panel, error = stack.pop()
@@ -220,7 +239,7 @@ class Quadrature:
             self.totals = self.plus(self.totals, panel)
             points = len(panel.points)
             self.cuts[-1].append((panel.high, points))
-            needed += max(.1, min(error, 1.)**(1 / (2 * points - 1)))
+            needed += max(0.1, min(error, 1.0) ** (1 / (2 * points - 1)))
         return needed
 
     def halves(self, panel) -> list:
@@ -235,10 +254,15 @@ class Quadrature:
 
     def warn(self):
         if not self.lost:
-            warnings.warn(f"an integral along the solution needs more than {MOST_PANELS} panels in one step of the "
-                          "solver: it is less accurate than the tolerance asks. Does its integrand jump or draw random "
-                          "numbers? Give the times of jumps in t_stops=, or shorten the steps with max_step=",
-                          stacklevel=2)
+            warnings.warn(
+                f"an integral along the solution needs more than {MOST_PANELS} panels "
+                "in one step of the "
+                "solver: it is less accurate than the tolerance asks. Does its "
+                "integrand jump or draw random "
+                "numbers? Give the times of jumps in t_stops=, or shorten the steps "
+                "with max_step=",
+                stacklevel=2,
+            )
         self.lost = True
 
     def state(self) -> tuple:
@@ -260,14 +284,15 @@ class Quadrature:
 # %% ../../nbs/05a_integrals.ipynb #600cabc7
 def sized(
     dt: float | Tensor,  # size of a step, a number or one for each sample
-    v: Tensor,           # values of an integrand, one for each sample or a single one
+    v: Tensor,  # values of an integrand, one for each sample or a single one
 ):
     "A step size to multiply the values of an integrand with."
     return dt.to(v.dtype).reshape(-1, *[1] * (v.dim() - 1)) if isinstance(dt, Tensor) else dt
 
 
 @functools.cache
-def _prediction(n, s):  # the weights of values at Lobatto's nodes in the value at `s` of the polynomial through them
+def _prediction(n, s):
+    "The weights of values at Lobatto's nodes in the value at `s` of the polynomial through them."
     legendre = np.polynomial.legendre
     nodes = 2 * np.array(lobatto(n)[0]) - 1
     row = legendre.legvander(np.array([2 * s - 1]), n - 1)
@@ -280,7 +305,7 @@ def _listed(errors):  # one look at the device for all
 
 
 def _length(dt):  # of a step, to compare it with others: clocks of samples are taken as they come
-    return 1. if isinstance(dt, Tensor) else abs(dt)
+    return 1.0 if isinstance(dt, Tensor) else abs(dt)
 
 
 def _least(tolerance):
@@ -288,10 +313,13 @@ def _least(tolerance):
 
 # %% ../../nbs/05a_integrals.ipynb #9e791951
 class Integrals:
-    r"Sums up $\int g(t, x)\,dt$ over the steps of a solve, for each integrand of the problem: an observer."
-    def __init__(self,
-        problem: Any,   # a `Problem` with `integrands`
-        x: Tensor,      # its initial state
+    r"""Sums up $\int g(t, x)\,dt$ over the steps of a solve, for each integrand of the problem: an
+    observer."""
+
+    def __init__(
+        self,
+        problem: Any,  # a `Problem` with `integrands`
+        x: Tensor,  # its initial state
     ):
         integrator = problem.integrator
         self.f = problem.f
@@ -305,7 +333,7 @@ class Integrals:
         tolerance = None if integrator.controller is None else integrator.tolerance
         zeros = [torch.zeros_like(v, requires_grad=False) for v in first]
         self.quadrature = Quadrature(integrator.stepper.order, zeros, tolerance, patience_for(x))
-        self.last = start, x, first     # where the last step ended, and the integrands there
+        self.last = start, x, first  # where the last step ended, and the integrands there
 
     def __call__(self, segment):
         t, x, known = self.last
@@ -319,7 +347,7 @@ class Integrals:
 
         def values(fractions):
             nonlocal curve
-            inside = tuple(s for s in fractions if 0. < s < 1.)
+            inside = tuple(s for s in fractions if 0.0 < s < 1.0)
             states = ()
             if inside:
                 if curve is None:
@@ -328,14 +356,15 @@ class Integrals:
             states = iter(states)
             found = []
             for s in fractions:
-                if s == 0.:
+                if s == 0.0:
                     place = segment.t, segment.x
-                elif s == 1.:
+                elif s == 1.0:
                     place = segment.end, segment.step.x
                 else:
                     place = segment.t + segment.dt * s, next(states)
                 found.append([g(*place) for g in self.integrands])
             return found
+
         return values
 
     def states(self, curve, fractions, segment):
@@ -347,7 +376,7 @@ class Integrals:
     def over(self, f, segment, index) -> list:
         "What step `index` added, once more: the same panels, evaluated on `segment`."
         values = self.values(f, segment)
-        low = 0.
+        low = 0.0
         start = None
         totals = [torch.zeros_like(v) for v in self.quadrature.totals]
         for high, n in self.quadrature.cuts[index]:
@@ -365,7 +394,7 @@ class Integrals:
 def fractions_as_tensor(
     fractions: tuple,  # of a step
     device: torch.device,
-    known: dict,       # those made before
+    known: dict,  # those made before
 ) -> Tensor:
     "Fractions as a tensor, sent to the device once."
     if fractions not in known:
@@ -378,7 +407,8 @@ def fractions_as_tensor(
 def patience_for(
     *kept: Tensor,  # a state, an integral: what a step keeps until it is settled
 ) -> int:
-    "How many steps of a quadrature to settle together: one on a CPU; elsewhere as many as there is memory for."
+    """How many steps of a quadrature to settle together: one on a CPU; elsewhere as many as there
+    is memory for."""
     if kept[0].device.type == "cpu":
         return 1
     return max(1, min(16, 2**22 // max(sum(v.numel() for v in kept), 1)))
@@ -389,7 +419,14 @@ def _checked(v, x, per_sample):
         kind = v.dtype if isinstance(v, Tensor) else type(v).__name__
         raise TypeError(f"an integrand gives a real tensor, one number a sample; got {kind}")
     if per_sample and (not v.dim() or len(v) != len(x) or v.numel() != len(x)):
-        hint = ": times are one a sample, [B, 1, ...], so what is multiplied with them may have grown" if v.dim() > 1 else ""
-        raise ValueError(f"with per_sample=True an integrand gives one value for each of the {len(x)} samples; "
-                         f"got shape {list(v.shape)}{hint}")
+        hint = (
+            ": times are one a sample, [B, 1, ...], so what is multiplied with them may have grown"
+            if v.dim() > 1
+            else ""
+        )
+        raise ValueError(
+            "with per_sample=True an integrand gives one value for each of the "
+            f"{len(x)} samples; "
+            f"got shape {list(v.shape)}{hint}"
+        )
     return v

@@ -22,41 +22,53 @@ from .steppers import Step, Stepper
 # %% ../../nbs/05_integrate.ipynb #c78058a6
 class Segment(NamedTuple):
     "One accepted step."
-    t: float           # where it starts; with a clock for each sample all times are tensors `[B, 1, ...]`
-    x: Tensor          # the state there
-    dt: float          # its size, negative backward in time; 0 for a sample that did not move
-    end: float         # where it ends: `t + dt`, or exactly the requested time it lands on
-    step: Step         # its outcome; `step.x` is the state at `end`
+
+    # where it starts; with a clock for each sample all times are tensors `[B, 1, ...]`
+    t: float
+    x: Tensor  # the state there
+    dt: float  # its size, negative backward in time; 0 for a sample that did not move
+    end: float  # where it ends: `t + dt`, or exactly the requested time it lands on
+    step: Step  # its outcome; `step.x` is the state at `end`
     next_dt: float = math.nan  # the size the controller proposes next, > 0
-    fresh: bool = False  # a solve begins here, or begins anew after a stop: nothing is remembered of earlier steps
+    # a solve begins here, or begins anew after a stop: nothing is remembered of earlier steps
+    fresh: bool = False
 
 # %% ../../nbs/05_integrate.ipynb #1ae4a588
 @dataclasses.dataclass(frozen=True)
 class Integrator:
     "A stepper with its control and its limits. Without a controller it takes fixed steps."
+
     stepper: Stepper
     controller: Controller | None = None
     tolerance: Tolerance = Tolerance()
-    dt: float | None = None           # fixed steps: at most this long between requested times; `None`: one step from each to the next
-    first_step: float | None = None   # `None`: chosen by `initial_step`
-    min_step: float = 0.              # a step that fails at this size ends the solve
+    # fixed steps: at most this long between requested times; `None`: one step from each to the next
+    dt: float | None = None
+    first_step: float | None = None  # `None`: chosen by `initial_step`
+    min_step: float = 0.0  # a step that fails at this size ends the solve
     max_step: float = math.inf
-    max_steps: int = 10_000           # steps tried, in all; times listed by the caller are no steps to give up on
-    hermite: bool = False             # interpolate by the cubic even if the stepper has its own interpolant
-    t_stops: tuple = ()               # times at which the field jumps: steps end there and start anew
-    per_sample: bool = False          # a clock for each sample of the leading dimension
-    rounding: float = 2**-52          # of the times, relative: a step may be longer than `dt` by as much
+    # steps tried, in all; times listed by the caller are no steps to give up on
+    max_steps: int = 10_000
+    # interpolate by the cubic even if the stepper has its own interpolant
+    hermite: bool = False
+    # times at which the field jumps: steps end there and start anew
+    t_stops: tuple = ()
+    per_sample: bool = False  # a clock for each sample of the leading dimension
+    # of the times, relative: a step may be longer than `dt` by as much
+    rounding: float = 2**-52
 
     def __post_init__(self):
         # A stepper that iterates is told how far: a copy of it, for it may be shared.
         tolerance = None if self.controller is None else self.tolerance
         object.__setattr__(self, "stepper", self.stepper.with_tolerance(tolerance))
 
-    def steps(self,
-        f: Callable,    # the field, `f(t, x)`
-        x: Tensor,      # state at `times[0]`
-        times: list,    # monotone; fixed steps land on each, adaptive ones on the last. With `per_sample` tensors `[B, 1, ...]`
-        stats: Stats,   # counts, and learns how the solve ended
+    def steps(
+        self,
+        f: Callable,  # the field, `f(t, x)`
+        x: Tensor,  # state at `times[0]`
+        # monotone; fixed steps land on each, adaptive ones on the last. With `per_sample` tensors
+        # `[B, 1, ...]`
+        times: list,
+        stats: Stats,  # counts, and learns how the solve ended
     ) -> Iterator[Segment]:
         "The accepted steps, one after the other. Ends early on failure, with `stats.status` set."
         if self.t_stops:
@@ -68,7 +80,8 @@ class Integrator:
         return walk(self, f, x, times, stats)
 
     def pieces(self, start: float, end: float) -> int:
-        "How many fixed steps go from one requested time to the next: equal ones, none longer than `dt`."
+        """How many fixed steps go from one requested time to the next: equal ones, none longer than
+        `dt`."""
         if self.dt is None:
             return 1
         length = abs(end - start) - self.rounding * (abs(start) + abs(end))
@@ -126,7 +139,7 @@ def _adaptive(self, f, x, times, stats):
             return _fail(stats, Status.MAX_STEPS, t)
         dt = min(max(dt, self.min_step), self.max_step)
         left = abs(t1 - t)
-        last = dt >= .99 * left
+        last = dt >= 0.99 * left
         size = left if last else dt
         step = stepper(f, t, x, sign * size, memory)
         ratio = self.tolerance.ratio(step.error, x, step.x).item()
@@ -142,7 +155,7 @@ def _adaptive(self, f, x, times, stats):
             x = step.x
             memory = step.memory
             fresh = False
-        resolution = 4 * math.ulp(t)      # of the clock where it stands
+        resolution = 4 * math.ulp(t)  # of the clock where it stands
         too_small = max(proposal, self.min_step) < resolution
         if too_small or not accept and size <= self.min_step:
             stats.worst = _largest(step.error)
@@ -157,14 +170,17 @@ def _why_stuck(ratio, step):
     return Status.NOT_CONVERGED if lost else Status.NON_FINITE
 
 
-def _largest(error):  # index of the component in trouble: the first that is not finite, else the largest
+def _largest(
+    error,
+):
+    "Index of the component in trouble: the first that is not finite, else the largest."
     size = error.detach().abs().nan_to_num(math.inf)
     return tuple(int(i) for i in torch.unravel_index(size.argmax(), size.shape))
 
 
 def _first(self, f, t, x, memory, sign, left):
     slope = memory if isinstance(memory, Tensor) else f(t, x)
-    longest = clip(left, 0., self.max_step)
+    longest = clip(left, 0.0, self.max_step)
     step = initial_step(f, t, x, slope, self.stepper.error_order, self.tolerance, sign, longest)
     return step if self.per_sample else step.item()
 
@@ -173,7 +189,7 @@ def _between_stops(self, f, x, times, stats):
     walk = dataclasses.replace(self, t_stops=())
     for piece in (_sample_pieces if self.per_sample else _pieces)(self.t_stops, times):
         if self.per_sample and isinstance(stats.status, Tensor):
-            at = stats.t.reshape(times[0].shape)       # a sample that failed stays there
+            at = stats.t.reshape(times[0].shape)  # a sample that failed stays there
             lost = stats.status.reshape(times[0].shape) > 0
             piece = [torch.where(lost, at, t) for t in piece]
         segment = None
@@ -188,12 +204,13 @@ def _between_stops(self, f, x, times, stats):
 
 
 def _pieces(stops, times):
-    "The times between one stop and the next: lists that begin just after a stop and end just before one."
+    """The times between one stop and the next: lists that begin just after a stop and end just
+    before one."""
     start = times[0]
     end = times[-1]
     sign = 1 if end > start else -1
     for stop in sorted(set(stops), key=lambda s: sign * s):
-        room = 2 * math.ulp(max(abs(start), abs(stop)))      # beyond the rounding of the clock
+        room = 2 * math.ulp(max(abs(start), abs(stop)))  # beyond the rounding of the clock
         before = stop - sign * room
         after = stop + sign * room
         if (before - start) * sign > 0 and (end - after) * sign > 0:
@@ -231,19 +248,22 @@ def _first_ahead(stops, now, target, sign, room):
 
 
 class TimeRange:
-    "Keeps the times that a field is asked for inside the span, and on their side of each jump of the field."
-    def __init__(self,
-        low: float | Tensor,   # the least time; with a clock for each sample a tensor as the clocks
+    """Keeps the times that a field is asked for inside the span, and on their side of each jump of
+    the field."""
+
+    def __init__(
+        self,
+        low: float | Tensor,  # the least time; with a clock for each sample a tensor as the clocks
         high: float | Tensor,  # the largest
-        stops: tuple = (),     # times at which the field jumps
+        stops: tuple = (),  # times at which the field jumps
         dtype: torch.dtype = torch.float64,  # the precision in which the field sees the time
-        strict: bool = True,   # no time beyond the span at all; else none by a rounding error
+        strict: bool = True,  # no time beyond the span at all; else none by a rounding error
     ):
         self.low = low
         self.high = high
         self.strict = strict
         self.stops = sorted(set(stops))
-        self.free = math.inf, -math.inf      # between these times there is nothing to do
+        self.free = math.inf, -math.inf  # between these times there is nothing to do
         if not self.stops and not isinstance(low, Tensor):
             self.free = low, high
         if not self.stops:
@@ -296,7 +316,7 @@ def _adaptive_samples(self, f, x, times, stats):
             break
         dt = dt.clamp(self.min_step, self.max_step)
         left = (t1 - t).abs()
-        last = dt >= .99 * left
+        last = dt >= 0.99 * left
         size = torch.where(running, torch.where(last, left, dt), 0)
         move = sign * size
         step = stepper(f, t, x, move.to(x.real.dtype), memory)
@@ -306,7 +326,9 @@ def _adaptive_samples(self, f, x, times, stats):
         arrived = accept & last
         end = torch.where(accept, torch.where(last, t1, t + move), t)
         counts(size, accept, running)
-        natural = torch.where(arrived, torch.maximum(dt, proposal), torch.where(running, proposal, dt))
+        natural = torch.where(
+            arrived, torch.maximum(dt, proposal), torch.where(running, proposal, dt)
+        )
         failed = running & ~ratio.isfinite()
         running = running & ~arrived
         too_small = proposal.clamp_min(self.min_step) < _resolution(end)
@@ -314,11 +336,14 @@ def _adaptive_samples(self, f, x, times, stats):
         lost = Status.NON_FINITE
         if step.status is not None:
             lost = torch.where(step.status.reshape(t.shape), Status.NOT_CONVERGED, lost)
-        status = torch.where(stuck, torch.where(ratio.isfinite(), Status.STEP_UNDERFLOW, lost), status)
+        status = torch.where(
+            stuck, torch.where(ratio.isfinite(), Status.STEP_UNDERFLOW, lost), status
+        )
         running = running & ~stuck
         more, spoilt = torch.stack([running.any(), failed.any()]).tolist()
         move = torch.where(accept, move, 0)
-        if spoilt and step.x.requires_grad:     # the graph must hold no infinity, not even times zero
+        # the graph must hold no infinity, not even times zero
+        if spoilt and step.x.requires_grad:
             step = stepper(f, t, x, move.to(x.real.dtype), memory)
         kept = select_memory(accept, step.memory, memory)
         step = step._replace(x=torch.where(accept, step.x, x), memory=kept)
@@ -342,8 +367,9 @@ def _resolution(t):  # the shortest step that clocks resolve where they stand
 
 def select_memory(
     mask: Tensor,  # which samples moved, shaped to broadcast against the state
-    new: Any,      # what the stepper remembers after a step: a tensor, a nest of them, or anything else
-    old: Any,      # what it remembered before
+    # what the stepper remembers after a step: a tensor, a nest of them, or anything else
+    new: Any,
+    old: Any,  # what it remembered before
 ) -> Any:
     "The memory of samples that moved, and what it was for the others."
     if isinstance(new, Tensor):
@@ -357,14 +383,24 @@ def _begin_counts(stats, t):
     "Turns the counters into one a sample, and gives the function that counts a step."
     if not isinstance(stats.steps, Tensor):
         zero = torch.zeros(t.numel(), dtype=torch.long, device=t.device)
-        stats.steps, stats.accepted, stats.rejected = zero, zero, zero
-        stats.min_step, stats.max_step = torch.full_like(t.flatten(), math.inf), torch.zeros_like(t.flatten())
+        stats.steps = zero
+        stats.accepted = zero
+        stats.rejected = zero
+        stats.min_step = torch.full_like(t.flatten(), math.inf)
+        stats.max_step = torch.zeros_like(t.flatten())
 
     def count(size, accept, running):
-        size, accept, running = size.flatten(), accept.flatten(), running.flatten()
-        stats.steps, stats.accepted = stats.steps + running, stats.accepted + accept
+        size = size.flatten()
+        accept = accept.flatten()
+        running = running.flatten()
+        stats.steps = stats.steps + running
+        stats.accepted = stats.accepted + accept
         stats.rejected = stats.steps - stats.accepted
-        stats.min_step, stats.max_step = torch.where(accept, torch.minimum(stats.min_step, size), stats.min_step), torch.where(accept, torch.maximum(stats.max_step, size), stats.max_step)
+        stats.min_step, stats.max_step = (
+            torch.where(accept, torch.minimum(stats.min_step, size), stats.min_step),
+            torch.where(accept, torch.maximum(stats.max_step, size), stats.max_step),
+        )
+
     return count
 
 
@@ -398,11 +434,14 @@ def _fixed_samples(self, f, x, times, stats):
             moves = moves & ~lost.reshape(moves.shape)
             kept = select_memory(moves, step.memory, memory)
             new = torch.where(moves, step.x, x)
-            new = torch.where(lost.reshape(moves.shape), first, new)    # nobody looks at it, and fields stand it
+            # nobody looks at it, and fields stand it
+            new = torch.where(lost.reshape(moves.shape), first, new)
             step = step._replace(x=new, memory=kept)
             counts(dt.abs(), moves, moves)
             landing = torch.where(moves, end if i == n - 1 else start + (i + 1) * dt, at)
-            yield Segment(torch.where(moves, t, at), x, torch.where(moves, dt, 0), landing, step, fresh=fresh)
+            yield Segment(
+                torch.where(moves, t, at), x, torch.where(moves, dt, 0), landing, step, fresh=fresh
+            )
             at = landing
             x = step.x
             memory = step.memory
@@ -413,19 +452,30 @@ def _fixed_samples(self, f, x, times, stats):
 # %% ../../nbs/05_integrate.ipynb #08be10f7
 class Problem(NamedTuple):
     "One initial value problem, ready to be solved."
-    f: Callable            # the field, `f(t, x)`
-    times: list            # where the solution is wanted, the first is where it starts; with a clock for each sample a tensor `[T, B]`
+
+    f: Callable  # the field, `f(t, x)`
+    # where the solution is wanted, the first is where it starts; with a clock for each sample a
+    # tensor `[T, B]`
+    times: list
     integrator: Integrator
     stats: Stats
     observers: tuple = ()  # each is called with every `Segment`
-    integrands: tuple = () # functions `g(t, x)` whose integrals along the solution are wanted too; a sensitivity sees to them
+    # functions `g(t, x)` whose integrals along the solution are wanted too; a sensitivity sees to
+    # them
+    integrands: tuple = ()
 
 # %% ../../nbs/05_integrate.ipynb #203eb76e
 class Points:
-    "The requested times of a solve with one clock: which of them a step passes, and the states there."
+    """The requested times of a solve with one clock: which of them a step passes, and the states
+    there."""
+
     def __init__(self, problem, x):
-        self.times, self.stops, self.integrator = problem.times, problem.times, problem.integrator
-        self.rows, self.next, self.inner = [x.unsqueeze(0)], 1, None
+        self.times = problem.times
+        self.stops = problem.times
+        self.integrator = problem.integrator
+        self.rows = [x.unsqueeze(0)]
+        self.next = 1
+        self.inner = None
 
     def take(self, f, segment):  # call it, or `claim`, for each segment in turn
         "Keeps the states at the points that the segment passes."
@@ -436,20 +486,31 @@ class Points:
         "The points that the segment passes, as an index into `[T, ...]`."
         i = j = self.next
         if i < len(self.times) and self.times[i] is not segment.end:
-            while self.times[j] is not segment.end and (self.times[j] - segment.end) * segment.dt <= 0: j += 1
+            while (
+                self.times[j] is not segment.end and (self.times[j] - segment.end) * segment.dt <= 0
+            ):
+                j += 1
         self.next = j + (j < len(self.times) and self.times[j] is segment.end)
         return slice(i, self.next)
 
     def states(self, f, segment, index):  # -> tensors `[n, *state]`
-        "The states at these points: inside the step from its interpolant, at its end the state itself."
+        """The states at these points: inside the step from its interpolant, at its end the state
+        itself."""
         inside, landed = self.split(index, segment)
-        found = [self.curve(f, segment)(self.inner[1][inside])] if inside.stop > inside.start else []
+        found = (
+            [self.curve(f, segment)(self.inner[1][inside])] if inside.stop > inside.start else []
+        )
         return [*found, segment.step.x.unsqueeze(0)] if landed else found
 
     def pull(self, f, segment, index, gradient):  # the gradient `[T, *state]` of all states
-        "What these points hand back to the step: pairs of one of its tensors and the gradient of that."
+        """What these points hand back to the step: pairs of one of its tensors and the gradient of
+        that."""
         inside, landed = self.split(index, segment)
-        pairs = self.curve(f, segment).pull(self.inner[1][inside], gradient[inside]) if inside.stop > inside.start else []
+        pairs = (
+            self.curve(f, segment).pull(self.inner[1][inside], gradient[inside])
+            if inside.stop > inside.start
+            else []
+        )
         return [*pairs, (segment.step.x, gradient[inside.stop])] if landed else pairs
 
     def split(self, index, segment):
@@ -457,10 +518,15 @@ class Points:
         return slice(index.start, index.stop - landed), landed
 
     def curve(self, f, segment):
-        if self.inner is None: self.inner = basis(self.integrator.stepper, segment.x, self.integrator.hermite), torch.tensor(self.times, dtype=torch.float64, device=segment.x.device)
+        if self.inner is None:
+            self.inner = (
+                basis(self.integrator.stepper, segment.x, self.integrator.hermite),
+                torch.tensor(self.times, dtype=torch.float64, device=segment.x.device),
+            )
         return interpolant(f, *segment[:3], segment.step, self.inner[0])
 
-    def keep(self, index, states): self.rows += states
+    def keep(self, index, states):
+        self.rows += states
 
     def collect(self, stats):  # `[T, *state]`
         "All states, in memory of their own; NaN where the solve did not get."
@@ -474,77 +540,131 @@ class Points:
 
 def integrate(
     problem: Problem,
-    x: Tensor,   # state at the first of `problem.times`, `[*state]`
-) -> Tensor:     # states at all times, `[T, *state]`; NaN where the solve did not get
+    x: Tensor,  # state at the first of `problem.times`, `[*state]`
+) -> Tensor:  # states at all times, `[T, *state]`; NaN where the solve did not get
     "Walks through the steps and keeps the states at the requested times."
     points = points_of(problem, x)
     for segment in problem.integrator.steps(problem.f, x, points.stops, problem.stats):
         points.take(problem.f, segment)
-        for observe in problem.observers: observe(segment)
+        for observe in problem.observers:
+            observe(segment)
     return points.collect(problem.stats)
 
 
-def points_of(problem, x): return (SamplePoints if problem.integrator.per_sample else Points)(problem, x)
+def points_of(problem, x):
+    return (SamplePoints if problem.integrator.per_sample else Points)(problem, x)
 
 # %% ../../nbs/05_integrate.ipynb #36b2e98b
 class SamplePoints(Points):
-    "`Points` where each sample has a clock, and times, of its own: an index is a pair `(rows, samples)` into `[T, B, ...]`."
+    """`Points` where each sample has a clock, and times, of its own: an index is a pair `(rows,
+    samples)` into `[T, B, ...]`."""
+
     def __init__(self, problem, x):
-        shape, integrator, self.x, self.grid = (-1,) + (1,) * (x.dim() - 1), problem.integrator, x, problem.times.to(torch.float64)   # `[T, B]`, NaN where a sample asks for less
-        wanted, last = self.grid.isfinite(), _last_finite(self.grid)
-        self.stops = [s.reshape(shape) for s in (torch.where(wanted, self.grid, last) if integrator.controller is None else (self.grid[0], last))]
-        self.sign, self.samples = torch.sign(last - self.grid[0]), torch.arange(x.shape[0], device=x.device)
-        self.queue = torch.where(wanted, self.grid * self.sign, math.inf).T.contiguous()      # `[B, T]`, increasing
-        self.done, self.basis, stepper = torch.ones_like(self.samples), basis(integrator.stepper, x, integrator.hermite), integrator.stepper
-        self.found, self.waiting = [((torch.zeros_like(self.samples), self.samples), x)], []
-        self.patient = integrator.controller is not None and (stepper.fsal if self.basis.hermite else getattr(stepper.extend, "__func__", None) is Stepper.extend)     # no evaluation is missing
+        # `[T, B]`, NaN where a sample asks for less
+        shape = (-1,) + (1,) * (x.dim() - 1)
+        integrator = problem.integrator
+        self.x = x
+        self.grid = problem.times.to(torch.float64)
+        wanted = self.grid.isfinite()
+        last = _last_finite(self.grid)
+        self.stops = [
+            s.reshape(shape)
+            for s in (
+                torch.where(wanted, self.grid, last)
+                if integrator.controller is None
+                else (self.grid[0], last)
+            )
+        ]
+        self.sign = torch.sign(last - self.grid[0])
+        self.samples = torch.arange(x.shape[0], device=x.device)
+        # `[B, T]`, increasing
+        self.queue = torch.where(wanted, self.grid * self.sign, math.inf).T.contiguous()
+        self.done = torch.ones_like(self.samples)
+        self.basis = basis(integrator.stepper, x, integrator.hermite)
+        stepper = integrator.stepper
+        self.found = [((torch.zeros_like(self.samples), self.samples), x)]
+        self.waiting = []
+        # no evaluation is missing
+        self.patient = integrator.controller is not None and (
+            stepper.fsal
+            if self.basis.hermite
+            else getattr(stepper.extend, "__func__", None) is Stepper.extend
+        )
 
     def take(self, f, segment):
-        if not self.patient or segment.step.stages is None: return super().take(f, segment)
+        if not self.patient or segment.step.stages is None:
+            return super().take(f, segment)
         self.waiting.append(segment)
-        if len(self.waiting) == 16: self.settle(f)
+        if len(self.waiting) == 16:
+            self.settle(f)
 
     def settle(self, f):
         "Keeps the states that the waiting steps passed, as of one step of a larger batch."
         steps, self.waiting, n = self.waiting, [], len(self.samples)
         rows, samples = index = self.claim(steps[-1])
-        ahead = torch.stack([s.end.flatten() for s in steps])[:, samples] * self.sign[samples] < self.queue[samples, rows]      # `[steps, K]`
+        # `[steps, K]`
+        ahead = (
+            torch.stack([s.end.flatten() for s in steps])[:, samples] * self.sign[samples]
+            < self.queue[samples, rows]
+        )
         self.keep(index, self.states(f, _joined(steps), index, ahead.sum(0) * n + samples))
 
     def claim(self, segment):
-        now = torch.searchsorted(self.queue, (segment.end.flatten() * self.sign)[:, None], right=True)[:, 0].maximum(self.done)
-        count, before, self.done = now - self.done, self.done, now
+        now = torch.searchsorted(
+            self.queue, (segment.end.flatten() * self.sign)[:, None], right=True
+        )[:, 0].maximum(self.done)
+        count = now - self.done
+        before = self.done
+        self.done = now
         samples = self.samples.repeat_interleave(count)
-        return torch.arange(len(samples), device=samples.device) + (before + count - count.cumsum(0))[samples], samples
+        return torch.arange(len(samples), device=samples.device) + (
+            before + count - count.cumsum(0)
+        )[samples], samples
 
-    def states(self, f, segment, index, places=None):   # the places of these samples in the segment
+    def states(self, f, segment, index, places=None):  # the places of these samples in the segment
         rows, samples = index
         places = samples if places is None else places
-        if not len(rows): return []
-        times, ends = self.grid[rows, samples], segment.step.x[places]
+        if not len(rows):
+            return []
+        times = self.grid[rows, samples]
+        ends = segment.step.x[places]
         landed = times == segment.end.flatten()[places]
-        if landed.all(): return [ends]
+        if landed.all():
+            return [ends]
         inside = interpolant(f, *segment[:3], segment.step, self.basis).pick(places, times)
         return [torch.where(landed.reshape(-1, *[1] * (ends.dim() - 1)), ends, inside)]
 
-    def pull(self, f, segment, index, gradient): return [(v, gradient[index]) for v in self.states(f, segment, index)]
+    def pull(self, f, segment, index, gradient):
+        return [(v, gradient[index]) for v in self.states(f, segment, index)]
 
-    def keep(self, index, states): self.found += [(index, v) for v in states]
+    def keep(self, index, states):
+        self.found += [(index, v) for v in states]
 
     def collect(self, stats):
-        if self.waiting: self.settle(None)
+        if self.waiting:
+            self.settle(None)
         indices, values = zip(*self.found)
-        return self.x.new_full((len(self.grid), *self.x.shape), math.nan).index_put(tuple(map(torch.cat, zip(*indices))), torch.cat(values))
+        return self.x.new_full((len(self.grid), *self.x.shape), math.nan).index_put(
+            tuple(map(torch.cat, zip(*indices))), torch.cat(values)
+        )
 
 
 def _joined(segments):
     "Steps of a batch as one step of a larger one."
     t, x, dt, end = (torch.cat(v) for v in list(zip(*segments))[:4])
     steps = [s.step for s in segments]
-    memory = torch.cat([s.memory for s in steps]) if all(isinstance(s.memory, Tensor) for s in steps) else None
-    terms = None if steps[0].terms is None else [torch.cat(k) for k in zip(*(s.terms for s in steps))]
+    memory = (
+        torch.cat([s.memory for s in steps])
+        if all(isinstance(s.memory, Tensor) for s in steps)
+        else None
+    )
+    terms = (
+        None if steps[0].terms is None else [torch.cat(k) for k in zip(*(s.terms for s in steps))]
+    )
     stages = [torch.cat(k) for k in zip(*(s.stages for s in steps))]
-    return Segment(t, x, dt, end, Step(torch.cat([s.x for s in steps]), None, stages, memory, None, terms))
+    return Segment(
+        t, x, dt, end, Step(torch.cat([s.x for s in steps]), None, stages, memory, None, terms)
+    )
 
 
 def _last_finite(grid):

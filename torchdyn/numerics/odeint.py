@@ -27,15 +27,24 @@ from .control import CONTROLLERS, Controller, PIController, Tolerance
 from .dense import DenseSolution, basis
 from .integrate import Integrator, Problem, TimeRange
 from .sensitivity import SENSITIVITIES, _Pieces, parameters_of, solve
-from .states import (Solution, SolverError, Stats, Status, VectorField, as_time, clip,
-                                      ravel_state, rms_norm, sample_norm)
+from torchdyn.numerics.states import (
+    Solution,
+    SolverError,
+    Stats,
+    Status,
+    VectorField,
+    as_time,
+    ravel_state,
+    rms_norm,
+    sample_norm,
+)
 from .steppers import STEPPERS, RungeKutta, Step, Stepper, advance
 
 # %% ../../nbs/07_odeint.ipynb #ac7ff984
 def nearest(
     name: str,
     known: list,  # names
-) -> str:         # for the end of a message: ". Did you mean 'dt'?", or nothing
+) -> str:  # for the end of a message: ". Did you mean 'dt'?", or nothing
     "The known name that looks most like `name`."
     folded = {other.lower(): other for other in known}
     found = difflib.get_close_matches(name.lower(), folded, 1)
@@ -43,20 +52,25 @@ def nearest(
 
 
 def lookup(
-    what: str,    # for the message: "solver", "controller", ...
+    what: str,  # for the message: "solver", "controller", ...
     known: dict,  # names to classes or functions
-    given: Any,   # a name, a class or an object
-):                # the object, or the class or function behind the name
+    given: Any,  # a name, a class or an object
+):  # the object, or the class or function behind the name
     "The object that a name stands for; anything but a name is passed through."
     if not isinstance(given, str):
         return given
     if given not in known:
-        raise ValueError(f"unknown {what} {given!r}; known are {', '.join(sorted(known))}{nearest(given, known)}")
+        raise ValueError(
+            f"unknown {what} {given!r}; known are {', '.join(sorted(known))}{nearest(given, known)}"
+        )
     return known[given]
 
 
 class StepMethod(Stepper):
-    "A stepper written for TorchDyn 1, which defines `step(f, x, t, dt, k1=None, args=None) -> (k, x_new, error)` on the state as the user knows it. With `stepping_class = 'adaptive'` it adapts by that error, else it takes fixed steps."
+    """A stepper written for TorchDyn 1, which defines `step(f, x, t, dt, k1=None, args=None) -> (k,
+    x_new, error)` on the state as the user knows it. With `stepping_class = 'adaptive'` it
+    adapts by that error, else it takes fixed steps."""
+
     def __init__(self, solver):
         super().__init__()
         self.solver = solver
@@ -76,7 +90,7 @@ class StepMethod(Stepper):
         inward = (lambda v: v) if layout is None else layout.unravel
         outward = (lambda v: v) if layout is None else layout.ravel
 
-        def field(t, state, args=None):        # which `f` has already
+        def field(t, state, args=None):  # which `f` has already
             return inward(f(t, outward(state)))
 
         known = {"k1": None if memory is None else inward(memory), "args": None}
@@ -86,12 +100,16 @@ class StepMethod(Stepper):
         if not self.adaptive:
             return Step(new, None)
         if error is None:
-            raise TypeError(f"{type(self.solver).__name__} is adaptive, but its step returns no error: "
-                            "return (k, x_new, error), or set stepping_class = 'fixed'")
+            raise TypeError(
+                f"{type(self.solver).__name__} is adaptive, but its step returns no "
+                "error: "
+                "return (k, x_new, error), or set stepping_class = 'fixed'"
+            )
         return Step(new, outward(error).detach(), (memory,), f(t + dt, new))
 
 
 _made = {}  # steppers by name: they hold no state, one of each is enough
+
 
 def as_stepper(solver: str | type | Stepper) -> Stepper:
     "The stepper for a name, a class or an instance."
@@ -106,67 +124,135 @@ def as_stepper(solver: str | type | Stepper) -> Stepper:
     if hasattr(stepper, "step"):
         return StepMethod(stepper)
     if not isinstance(stepper, Stepper):
-        raise TypeError(f"a solver is a name, a Stepper or a class of steppers; got {type(stepper).__name__}. "
-                        f"Known names: {', '.join(sorted(STEPPERS))}")
+        raise TypeError(
+            "a solver is a name, a Stepper or a class of steppers; got "
+            f"{type(stepper).__name__}. "
+            f"Known names: {', '.join(sorted(STEPPERS))}"
+        )
     return stepper
 
 # %% ../../nbs/07_odeint.ipynb #3095348f
 def make_integrator(
     solver: str | type | Stepper = "tsit5",
     tolerance: Tolerance = Tolerance(),
-    controller: str | type | Controller | None = None,  # `None`: PI for a stepper with an error estimate, fixed steps for one without
-    dt: float | None = None,          # fixed steps of at most this length
-    first_step: float | None = None, min_step: float | None = None, max_step: float | None = None, max_steps: int = 10_000,
+    # `None`: PI for a stepper with an error estimate, fixed steps for one without
+    controller: str | type | Controller | None = None,
+    dt: float | None = None,  # fixed steps of at most this length
+    first_step: float | None = None,
+    min_step: float | None = None,
+    max_step: float | None = None,
+    max_steps: int = 10_000,
     interpolator: str | None = None,  # `None` or '4th': the stepper's own; 'hermite': the cubic
-    t_stops: tuple = (),              # times at which the field jumps
-    per_sample: bool = False,         # a clock for each sample
+    t_stops: tuple = (),  # times at which the field jumps
+    per_sample: bool = False,  # a clock for each sample
 ) -> Integrator:
     "Checks the options and puts them together."
-    stepper, lookup_controller = as_stepper(solver), lookup("controller", CONTROLLERS, controller)
-    if callable(lookup_controller) and not isinstance(lookup_controller, Controller): lookup_controller = lookup_controller()
-    if lookup_controller is not None and not isinstance(lookup_controller, Controller): raise TypeError(f"a controller is a name, a Controller or a class of them; got {type(controller).__name__}")
-    if isinstance(t_stops, Tensor) or t_stops: t_stops = torch.as_tensor(t_stops, dtype=torch.float64).flatten().tolist()
-    if not all(map(math.isfinite, t_stops)): raise ValueError(f"t_stops must be finite times; got {t_stops}")
+    stepper = as_stepper(solver)
+    lookup_controller = lookup("controller", CONTROLLERS, controller)
+    if callable(lookup_controller) and not isinstance(lookup_controller, Controller):
+        lookup_controller = lookup_controller()
+    if lookup_controller is not None and not isinstance(lookup_controller, Controller):
+        raise TypeError(
+            "a controller is a name, a Controller or a class of them; got "
+            f"{type(controller).__name__}"
+        )
+    if isinstance(t_stops, Tensor) or t_stops:
+        t_stops = torch.as_tensor(t_stops, dtype=torch.float64).flatten().tolist()
+    if not all(map(math.isfinite, t_stops)):
+        raise ValueError(f"t_stops must be finite times; got {t_stops}")
     adaptive = stepper.adaptive and dt is None
-    _check_limits(dt=dt, first_step=first_step, min_step=min_step, max_step=max_step, max_steps=max_steps)
+    _check_limits(
+        dt=dt, first_step=first_step, min_step=min_step, max_step=max_step, max_steps=max_steps
+    )
     lookup("interpolator", {"4th": None, "hermite": None}, interpolator)
     if not adaptive:
-        idle = {"controller": controller, "first_step": first_step, "min_step": min_step, "max_step": max_step}
+        idle = {
+            "controller": controller,
+            "first_step": first_step,
+            "min_step": min_step,
+            "max_step": max_step,
+        }
         idle = [name for name, value in idle.items() if value is not None]
-        if idle: raise ValueError(f"{', '.join(idle)} cannot apply: {type(stepper).__name__} takes fixed steps here" + (" because dt= is given" if stepper.adaptive else "; give dt=, or take a stepper with an error estimate such as 'tsit5'"))
-    if adaptive: controller = lookup_controller or _default_controller
-    return Integrator(stepper, controller if adaptive else None, tolerance, dt, first_step, min_step or 0., max_step or math.inf, max_steps, interpolator == "hermite",
-                      tuple(t_stops), per_sample)
+        if idle:
+            raise ValueError(
+                f"{', '.join(idle)} cannot apply: {type(stepper).__name__} "
+                "takes fixed steps here"
+                + (
+                    " because dt= is given"
+                    if stepper.adaptive
+                    else "; give dt=, or take a stepper with an error estimate such as 'tsit5'"
+                )
+            )
+    if adaptive:
+        controller = lookup_controller or _default_controller
+    return Integrator(
+        stepper,
+        controller if adaptive else None,
+        tolerance,
+        dt,
+        first_step,
+        min_step or 0.0,
+        max_step or math.inf,
+        max_steps,
+        interpolator == "hermite",
+        tuple(t_stops),
+        per_sample,
+    )
+
 
 _default_controller = PIController()
 
+
 def _check_limits(**limits):
     for name, value in limits.items():
-        if value is not None and not (isinstance(value, (int, float)) and value > 0): raise ValueError(f"{name} must be a positive number; got {value!r}")
-    if (limits["min_step"] or 0) > (limits["max_step"] or math.inf): raise ValueError(f"min_step must not exceed max_step; got {limits['min_step']} and {limits['max_step']}")
+        if value is not None and not (isinstance(value, (int, float)) and value > 0):
+            raise ValueError(f"{name} must be a positive number; got {value!r}")
+    if (limits["min_step"] or 0) > (limits["max_step"] or math.inf):
+        raise ValueError(
+            f"min_step must not exceed max_step; got {limits['min_step']} and {limits['max_step']}"
+        )
 
 # %% ../../nbs/07_odeint.ipynb #34986f19
 def _check_state(x, per_sample=False):
-    if x.is_meta: raise ValueError("a state on the meta device has no values: move it to a real device")
-    if per_sample and not x.dim(): raise ValueError("per_sample=True needs a leading dimension of samples, [B, ...]; got a 0-dim state")
-    if not (x.is_floating_point() or x.is_complex()): raise TypeError(f"a state must be floating point or complex; got {x.dtype}: convert it with x.float() or x.double()")
+    if x.is_meta:
+        raise ValueError("a state on the meta device has no values: move it to a real device")
+    if per_sample and not x.dim():
+        raise ValueError(
+            "per_sample=True needs a leading dimension of samples, [B, ...]; got a 0-dim state"
+        )
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(
+            "a state must be floating "
+            "point or complex; got "
+            f"{x.dtype}: convert it "
+            "with x.float() or "
+            "x.double()"
+        )
 
 
 def as_span(
     t_span: Any,  # tensor, list or tuple of times
     what: str = "t_span",
-    samples: int | None = None,  # with `per_sample`: the number of samples, and `[B, T]` is fine too
-) -> Tensor:      # `[T]` or `[B, T]`, the tensor itself if it is one
-    "Times as a tensor. Raises `ValueError` unless they are finite and strictly monotone (a sample's row may end in NaN)."
+    # with `per_sample`: the number of samples, and `[B, T]` is fine too
+    samples: int | None = None,
+) -> Tensor:  # `[T]` or `[B, T]`, the tensor itself if it is one
+    """Times as a tensor. Raises `ValueError` unless they are finite and strictly monotone (a
+    sample's row may end in NaN)."""
     t = _as_times(t_span, what)
     if torch.compiler.is_compiling():
         return t
     shape = list(t.shape)
     if t.dim() == 2 and samples is None:
-        raise ValueError(f"{what} of shape {shape} gives each sample times of its own: that needs per_sample=True")
+        raise ValueError(
+            f"{what} of shape {shape} gives each sample times of its own: that needs "
+            "per_sample=True"
+        )
     if t.dim() not in (1, 1 + (samples is not None)) or not t.shape[-1]:
-        raise ValueError(f"{what} must be one-dimensional with at least one time, e.g. torch.linspace(0, 1, 11); "
-                         f"got shape {shape}")
+        raise ValueError(
+            f"{what} must be one-dimensional with at least one time, e.g. "
+            "torch.linspace(0, 1, 11); "
+            f"got shape {shape}"
+        )
     if t.dim() == 2 and len(t) != samples:
         raise ValueError(f"{what} has times for {len(t)} samples, the state has {samples}")
     rows = t.detach().to(torch.float64).reshape(-1, t.shape[-1])
@@ -175,8 +261,12 @@ def as_span(
     except RuntimeError:
         if truth(rows.isnan().any()) is not None:
             raise
-        raise ValueError(f"torch.func.vmap hides the values of {what}, and a solver must know its times: solve the "
-                         "batch as one state; with per_sample=True each sample has times of its own, [B, T]") from None
+        raise ValueError(
+            f"torch.func.vmap hides the values of {what}, and a solver must know its "
+            "times: solve the "
+            "batch as one state; with per_sample=True each sample has times of its "
+            "own, [B, T]"
+        ) from None
     return t
 
 
@@ -185,22 +275,33 @@ def _as_times(t_span, what):
         t = t_span if isinstance(t_span, Tensor) else torch.as_tensor(t_span, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         if _ragged(t_span):
-            raise ValueError(f"the rows of {what} differ in length: fill the shorter ones up with NaN, e.g. "
-                             "[[0., 1., 2.], [0., 1., math.nan]], and give each sample a clock with per_sample=True") from None
-        raise TypeError(f"{what} must be real times, e.g. torch.linspace(0, 1, 11); got {t_span!r}") from None
+            raise ValueError(
+                f"the rows of {what} differ in length: fill the shorter ones up with "
+                "NaN, e.g. "
+                "[[0., 1., 2.], [0., 1., math.nan]], and give each sample a clock "
+                "with per_sample=True"
+            ) from None
+        raise TypeError(
+            f"{what} must be real times, e.g. torch.linspace(0, 1, 11); got {t_span!r}"
+        ) from None
     if t.is_complex() or t.dtype == torch.bool:
         raise TypeError(f"{what} must be real times, e.g. torch.linspace(0, 1, 11); got {t.dtype}")
     return t
 
 
 def _ragged(rows):
-    if not isinstance(rows, (list, tuple)) or not all(hasattr(row, "__len__") and not isinstance(row, str) for row in rows):
+    if not isinstance(rows, (list, tuple)) or not all(
+        hasattr(row, "__len__") and not isinstance(row, str) for row in rows
+    ):
         return False
-    return all(not isinstance(row, Tensor) or row.dim() for row in rows) and len({len(row) for row in rows}) > 1
+    return (
+        all(not isinstance(row, Tensor) or row.dim() for row in rows)
+        and len({len(row) for row in rows}) > 1
+    )
 
 
 def truth(
-    flag: Tensor,    # 0-dim, of bools
+    flag: Tensor,  # 0-dim, of bools
 ) -> bool | None:
     "The value of a flag; `None` where `torch.func.vmap` or a tracer hides it."
     try:
@@ -210,23 +311,40 @@ def truth(
 
 
 def _check_times(rows, what, padded):  # `[R, T]`, all rows at once
-    if not padded and _proper(rows[0].tolist()): return
+    if not padded and _proper(rows[0].tolist()):
+        return
     finite = rows.isfinite()
-    if rows.isinf().any() or not padded and not finite.all(): raise ValueError(f"{what} must be finite; got {rows[0].tolist()[:8]}")
-    if not finite[:, 0].all(): raise ValueError(f"{what} must have at least one finite time in each row, and its first there; row {int((~finite[:, 0]).nonzero()[0, 0])} begins with NaN")
-    if (finite[:, 1:] & ~finite[:, :-1]).any(): raise ValueError(f"in {what} NaN may only stand at the end of a row")
+    if rows.isinf().any() or not padded and not finite.all():
+        raise ValueError(f"{what} must be finite; got {rows[0].tolist()[:8]}")
+    if not finite[:, 0].all():
+        raise ValueError(
+            f"{what} must have at least one finite time in "
+            "each row, and its first there; row "
+            f"{int((~finite[:, 0]).nonzero()[0, 0])} begins "
+            "with NaN"
+        )
+    if (finite[:, 1:] & ~finite[:, :-1]).any():
+        raise ValueError(f"in {what} NaN may only stand at the end of a row")
     steps = rows.diff(dim=1)
     wrong = (steps * steps[:, :1].sign() <= 0).nonzero()
     if len(wrong):
         row, i = wrong[0].tolist()
-        raise ValueError(f"{what} must be strictly increasing or decreasing, without repeated times; got {rows[row, i]:.6g} followed by {rows[row, i + 1]:.6g} at position {i + 1}" + (f" of row {row}" if padded else ""))
+        raise ValueError(
+            f"{what} must be strictly increasing or decreasing, without repeated "
+            f"times; got {rows[row, i]:.6g} followed by {rows[row, i + 1]:.6g} at "
+            f"position {i + 1}" + (f" of row {row}" if padded else "")
+        )
+
 
 def _proper(times):
     steps = [b - a for a, b in zip(times, times[1:])]
-    return all(map(math.isfinite, times)) and (all(h > 0 for h in steps) or all(h < 0 for h in steps))
+    return all(map(math.isfinite, times)) and (
+        all(h > 0 for h in steps) or all(h < 0 for h in steps)
+    )
 
 # %% ../../nbs/07_odeint.ipynb #53418023
 _default_tolerance = Tolerance()
+
 
 def _as_tolerance(name, value, x, layout):
     if value is None:
@@ -239,7 +357,9 @@ def _as_tolerance(name, value, x, layout):
         nest = layout is not None and not isinstance(value, Tensor)
         value = layout.ravel(value) if nest else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a positive number, or tensors shaped as the state; got {value!r}") from None
+        raise TypeError(
+            f"{name} must be a positive number, or tensors shaped as the state; got {value!r}"
+        ) from None
     value = value.to(device=x.device, dtype=x.real.dtype if x.is_complex() else x.dtype)
     if not (value > 0).all():
         raise ValueError(f"{name} must be positive everywhere")
@@ -248,57 +368,87 @@ def _as_tolerance(name, value, x, layout):
     except RuntimeError:
         fits = False
     if not fits:
-        raise ValueError(f"{name} of shape {list(value.shape)} does not fit a state of shape {list(x.shape)}: "
-                         "give one value, or one for each component")
+        raise ValueError(
+            f"{name} of shape {list(value.shape)} does not fit a state of shape "
+            f"{list(x.shape)}: "
+            "give one value, or one for each component"
+        )
     return value
 
 # %% ../../nbs/07_odeint.ipynb #0ad8116c
-def _merge(t_span, save_at, adaptive):  # -> (times the loop visits, positions of save_at among them)
+def _merge(t_span, save_at, adaptive):
+    "-> (times the loop visits, positions of save_at among them)."
     low, high = sorted((float(t_span[0]), float(t_span[-1])))
-    if not low <= float(save_at.min()) <= float(save_at.max()) <= high: raise ValueError(f"save_at must lie inside t_span, [{low:.6g}, {high:.6g}]; got times from {float(save_at.min()):.6g} to {float(save_at.max()):.6g}")
-    visited = torch.cat([t_span[:1], save_at.to(t_span), t_span[-1:]] if adaptive else [t_span, save_at.to(t_span)])
+    if not low <= float(save_at.min()) <= float(save_at.max()) <= high:
+        raise ValueError(
+            f"save_at must lie inside t_span, [{low:.6g}, {high:.6g}]; got times from "
+            f"{float(save_at.min()):.6g} to {float(save_at.max()):.6g}"
+        )
+    visited = torch.cat(
+        [t_span[:1], save_at.to(t_span), t_span[-1:]] if adaptive else [t_span, save_at.to(t_span)]
+    )
     first = {}
-    for i, value in enumerate(visited.tolist()): first.setdefault(value, i)
+    for i, value in enumerate(visited.tolist()):
+        first.setdefault(value, i)
     values = sorted(first, reverse=bool(t_span[-1] < t_span[0]))
     place = {value: i for i, value in enumerate(values)}
     return visited[[first[v] for v in values]], [place[v] for v in save_at.to(t_span).tolist()]
 
 # %% ../../nbs/07_odeint.ipynb #28358946
 def odeint(
-    f: Callable,                      # vector field: `f(t, x)` or `f(x)`, either with a last `args`; often an `nn.Module`
-    x: Any,                           # initial state: a tensor of any shape, or a nest (tuple, list, dict) of tensors
-    t_span: Any,                      # times `[T]`, increasing or decreasing; the first belongs to `x`
+    # vector field: `f(t, x)` or `f(x)`, either with a last `args`; often an `nn.Module`
+    f: Callable,
+    # initial state: a tensor of any shape, or a nest (tuple, list, dict) of tensors
+    x: Any,
+    # times `[T]`, increasing or decreasing; the first belongs to `x`
+    t_span: Any,
     solver: str | Stepper = "tsit5",  # a name, a stepper or a class of steppers
-    atol: float | Tensor | None = None,  # absolute tolerance; a tensor sets it for each component; `None`: 1e-4 where an error is controlled
+    # absolute tolerance; a tensor sets it for each component; `None`: 1e-4 where an error is
+    # controlled
+    atol: float | Tensor | None = None,
     rtol: float | Tensor | None = None,  # relative tolerance, likewise
     *,
-    sensitivity: str | Callable = "autograd",  # how gradients are found: 'autograd', 'checkpointed', 'reversible', 'interpolated_adjoint' or 'adjoint'
-    checkpoints: int | None = None,   # the states that 'checkpointed' and 'interpolated_adjoint' may keep at once; default one a step
-    integral_loss: Any = None,        # `g(t, x)`, or a nest of such: their integrals along the solution, one value a sample, come as `solution.integral_loss`
+    # how gradients are found: 'autograd', 'checkpointed', 'reversible', 'interpolated_adjoint' or
+    # 'adjoint'
+    sensitivity: str | Callable = "autograd",
+    # the states that 'checkpointed' and 'interpolated_adjoint' may keep at once; default one a step
+    checkpoints: int | None = None,
+    # `g(t, x)`, or a nest of such: their integrals along the solution, one value a sample, come as
+    # `solution.integral_loss`
+    integral_loss: Any = None,
     controller: str | Controller | None = None,  # of the step size: 'I', 'PI', 'PID' or an object
-    args: Any = None,                 # handed to `f`; tensors in it get gradients
-    save_at: Any = None,              # keep the states at these times instead of `t_span`
-    dt: float | None = None,          # fixed steps of at most this length
+    args: Any = None,  # handed to `f`; tensors in it get gradients
+    save_at: Any = None,  # keep the states at these times instead of `t_span`
+    dt: float | None = None,  # fixed steps of at most this length
     first_step: float | None = None,  # of an adaptive solve; default by the size of the field
-    min_step: float | None = None,    # an adaptive step that fails at this size ends the solve
-    max_step: float | None = None,    # of an adaptive solve
-    max_steps: int = 10_000,          # steps tried before giving up
-    norm: Callable | None = None,     # size of a scaled error, shaped as the state; default root mean square
+    min_step: float | None = None,  # an adaptive step that fails at this size ends the solve
+    max_step: float | None = None,  # of an adaptive solve
+    max_steps: int = 10_000,  # steps tried before giving up
+    # size of a scaled error, shaped as the state; default root mean square
+    norm: Callable | None = None,
     interpolator: str | None = None,  # between steps: the stepper's own polynomial, or 'hermite'
-    solver_adjoint: str | Stepper | None = None,  # of the backward solve, where there is one; default as forward
+    # of the backward solve, where there is one; default as forward
+    solver_adjoint: str | Stepper | None = None,
     atol_adjoint: float | None = None,  # of the backward solve; default as forward
     rtol_adjoint: float | None = None,  # of the backward solve; default as forward
-    optimizable_params: tuple = (),   # tensors that `f` uses and that are neither its parameters nor in `args`
-    per_sample: bool = False,         # a clock, a step size and a status for each sample of the leading dimension; `t_span` may be `[B, T]`
-    t_stops: tuple = (),              # times at which `f` jumps
-    regularise: tuple = (),           # 'error', 'stiffness': differentiable sums over the steps, in the solution under these names
-    dense: bool = False,              # keep the solution as a function: `solution.interpolate(t)`
-    throw: bool = True,               # raise `SolverError` on failure; else see `solution.status`
-    progress: bool = False,           # show a bar in units of time
-    compile: bool = False,            # by `torch.compile`: the whole loop and the way back through it where that can be, else its steps; the first call takes long
-    **unknown,                        # refused, with the known name that looks most like it
-) -> Solution:                        # unpacks as `(t_eval [T], x [T, *state])`
-    "Solves $\\dot x = f(t, x)$ from `x` at `t_span[0]` and gives the states at all times of `t_span`."
+    # tensors that `f` uses and that are neither its parameters nor in `args`
+    optimizable_params: tuple = (),
+    # a clock, a step size and a status for each sample of the leading dimension; `t_span` may be
+    # `[B, T]`
+    per_sample: bool = False,
+    t_stops: tuple = (),  # times at which `f` jumps
+    # 'error', 'stiffness': differentiable sums over the steps, in the solution under these names
+    regularise: tuple = (),
+    dense: bool = False,  # keep the solution as a function: `solution.interpolate(t)`
+    throw: bool = True,  # raise `SolverError` on failure; else see `solution.status`
+    progress: bool = False,  # show a bar in units of time
+    # by `torch.compile`: the whole loop and the way back through it where that can be, else its
+    # steps; the first call takes long
+    compile: bool = False,
+    **unknown,  # refused, with the known name that looks most like it
+) -> Solution:  # unpacks as `(t_eval [T], x [T, *state])`
+    """Solves $\\dot x = f(t, x)$ from `x` at `t_span[0]` and gives the states at all times of
+    `t_span`."""
     if unknown:
         raise TypeError(unknown_options("odeint", unknown, OPTIONS))
     compiling = torch.compiler.is_compiling()
@@ -308,9 +458,24 @@ def odeint(
     t_span = as_span(t_span, samples=len(x) if per_sample else None)
     field = VectorField(f, args, layout, control=start)
     stats = Stats()
-    tolerance = Tolerance(_as_tolerance("atol", atol, x, layout), _as_tolerance("rtol", rtol, x, layout), _as_norm(norm, layout, per_sample))
-    integrator = make_integrator(solver, tolerance, controller, dt, first_step, min_step, max_step, max_steps,
-                                 interpolator, t_stops, per_sample)
+    tolerance = Tolerance(
+        _as_tolerance("atol", atol, x, layout),
+        _as_tolerance("rtol", rtol, x, layout),
+        _as_norm(norm, layout, per_sample),
+    )
+    integrator = make_integrator(
+        solver,
+        tolerance,
+        controller,
+        dt,
+        first_step,
+        min_step,
+        max_step,
+        max_steps,
+        interpolator,
+        t_stops,
+        per_sample,
+    )
     if t_span.dtype in (torch.float32, torch.bfloat16, torch.float16):
         integrator = dataclasses.replace(integrator, rounding=torch.finfo(t_span.dtype).eps)
     backward = _backward(integrator, x, solver_adjoint, atol_adjoint, rtol_adjoint)
@@ -321,9 +486,14 @@ def odeint(
     if compiling:
         _check_export(integrator)
     sensitivity = as_sensitivity(sensitivity, checkpoints)
-    integrands, fold_integrals = tree_flatten(integral_loss) if integral_loss is not None else ([], None)
+    integrands, fold_integrals = (
+        tree_flatten(integral_loss) if integral_loss is not None else ([], None)
+    )
     if per_sample and (dense or save_at is not None):
-        raise ValueError("dense and save_at need one clock: without per_sample=True, or ask for the times in t_span [B, T]")
+        raise ValueError(
+            "dense and save_at need one clock: without per_sample=True, or ask for "
+            "the times in t_span [B, T]"
+        )
     t_eval = visited = t_span
     picked = None
     if save_at is not None:
@@ -343,17 +513,23 @@ def odeint(
         visited = (t_span if t_span.dim() == 2 else t_span.expand(len(x), -1)).T.to(x.device)
         times = visited.detach()
     else:
-        times = visited.tolist() if not compiling or _is_constant(visited) else list(visited.unbind())
+        times = (
+            visited.tolist() if not compiling or _is_constant(visited) else list(visited.unbind())
+        )
     if not compiling:
         field.within = _time_range(times, start, x, integrator)
         field.free = field.within.free
     extra = (*optimizable_params, *(v for g in integrands for v in parameters_of(g)))
     with _bar(progress, times, observers):
-        problem = Problem(field, times, integrator, stats, tuple(observers), tuple(map(field.lift, integrands)))
+        problem = Problem(
+            field, times, integrator, stats, tuple(observers), tuple(map(field.lift, integrands))
+        )
         try:
             states, *integrals = solve(problem, x, visited, way, backward, extra)
         except (RuntimeError, ValueError) as error:
-            explained = _explain(error, (*parameters_of(field.f), *extra), start, integrator, sensitivity)
+            explained = _explain(
+                error, (*parameters_of(field.f), *extra), start, integrator, sensitivity
+            )
             if explained is None:
                 raise
             raise explained from error
@@ -368,40 +544,64 @@ def odeint(
     whole = DenseSolution(pieces.kept) if pieces and pieces.kept else None
     if not isinstance(t_eval, Tensor):
         t_eval = torch.as_tensor(t_eval, dtype=torch.float64)
-    solution = Solution(t_eval, fold(states), stats, whole and (lambda t: fold(whole(t))),
-                        tree_unflatten(integrals, fold_integrals) if integrands else None)
+    solution = Solution(
+        t_eval,
+        fold(states),
+        stats,
+        whole and (lambda t: fold(whole(t))),
+        tree_unflatten(integrals, fold_integrals) if integrands else None,
+    )
     for name, total in sums.items():
         setattr(solution, name, total.value)
     return solution
 
 
-OPTIONS = tuple(p.name for p in inspect.signature(odeint).parameters.values() if p.kind is not p.VAR_KEYWORD)
+OPTIONS = tuple(
+    p.name for p in inspect.signature(odeint).parameters.values() if p.kind is not p.VAR_KEYWORD
+)
 
 # %% ../../nbs/07_odeint.ipynb #3f2b99d7
 def unknown_options(
-    who: str,       # for the message: the function or class that was called
-    given: list,    # the names that it does not know
-    known: tuple,   # those that it knows
+    who: str,  # for the message: the function or class that was called
+    given: list,  # the names that it does not know
+    known: tuple,  # those that it knows
 ) -> str:
     "The message for an option that does not exist."
     name = next(iter(given))
     hint = f". Did you mean {_ELSEWHERE[name]!r}?" if name in _ELSEWHERE else nearest(name, known)
-    return f"{who}() got an unexpected keyword argument {name!r}; known are {', '.join(sorted(known))}{hint}"
+    names = ", ".join(sorted(known))
+    return f"{who}() got an unexpected keyword argument {name!r}; known are {names}{hint}"
 
 
 _ELSEWHERE = {  # what other libraries call them
-    "method": "solver", "step_size": "dt", "stepsize": "dt", "h": "dt", "dt0": "first_step", "t_eval": "save_at",
-    "saveat": "save_at", "dense_output": "dense", "max_num_steps": "max_steps", "stepsize_controller": "controller",
-    "adjoint": "sensitivity", "adjoint_method": "solver_adjoint", "adjoint_atol": "atol_adjoint",
-    "adjoint_rtol": "rtol_adjoint", "adjoint_params": "optimizable_params", "jump_t": "t_stops",
+    "method": "solver",
+    "step_size": "dt",
+    "stepsize": "dt",
+    "h": "dt",
+    "dt0": "first_step",
+    "t_eval": "save_at",
+    "saveat": "save_at",
+    "dense_output": "dense",
+    "max_num_steps": "max_steps",
+    "stepsize_controller": "controller",
+    "adjoint": "sensitivity",
+    "adjoint_method": "solver_adjoint",
+    "adjoint_atol": "atol_adjoint",
+    "adjoint_rtol": "rtol_adjoint",
+    "adjoint_params": "optimizable_params",
+    "jump_t": "t_stops",
 }
 
 
 def user_level() -> int:
-    "The `stacklevel` of a warning that shall point at the first line outside of this library and of PyTorch."
+    """The `stacklevel` of a warning that shall point at the first line outside of this library and
+    of PyTorch."""
     frame = sys._getframe(1)
     level = 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "torchdyn"):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in (
+        "torch",
+        "torchdyn",
+    ):
         frame = frame.f_back
         level += 1
     return level
@@ -420,21 +620,29 @@ def _time_range(times, start, x, integrator):
     high = times.nan_to_num(-math.inf).amax(0).reshape(shape)
     return TimeRange(low, high, integrator.t_stops, dtype, strict)
 
+
 def _warn_of_idle_tolerances(integrator, backward):
     if backward is not None and backward.controller is not None:
         return
-    warnings.warn(f"{type(integrator.stepper).__name__} takes fixed steps: atol and rtol have no effect",
-                  stacklevel=2 if torch.compiler.is_compiling() else user_level())
+    warnings.warn(
+        f"{type(integrator.stepper).__name__} takes fixed steps: atol and rtol have no effect",
+        stacklevel=2 if torch.compiler.is_compiling() else user_level(),
+    )
 
 
 def _check_precision(x, tolerance):
     if not x.numel():
-        raise ValueError(f"a state of shape {list(x.shape)} has no entries: there is no error to control")
+        raise ValueError(
+            f"a state of shape {list(x.shape)} has no entries: there is no error to control"
+        )
     eps = torch.finfo(x.dtype).eps
     atol, rtol, _ = tolerance
     if all(isinstance(v, float) and v < eps / 10 for v in (atol, rtol)):
-        raise ValueError(f"atol = {atol} and rtol = {rtol} are below the rounding of {x.dtype} ({eps:.1e}): "
-                         "loosen them, or solve in double precision")
+        raise ValueError(
+            f"atol = {atol} and rtol = {rtol} are below the rounding of {x.dtype} "
+            f"({eps:.1e}): "
+            "loosen them, or solve in double precision"
+        )
 
 
 def _check_export(integrator):
@@ -445,9 +653,13 @@ def _check_export(integrator):
         exporting = not torch.compiler.is_dynamo_compiling()
     if not exporting or integrator.controller is None and integrator.stepper.explicit:
         return
-    raise RuntimeError("torch.export writes down one program for all states, and adaptive steps and implicit stages depend on "
-                       "the values of the state: export a solve of fixed explicit steps, e.g. with solver='rk4' and times "
-                       "torch.linspace(0, 1, 11)")
+    raise RuntimeError(
+        "torch.export writes down one program for all states, and adaptive steps "
+        "and implicit stages depend on "
+        "the values of the state: export a solve of fixed explicit steps, e.g. "
+        "with solver='rk4' and times "
+        "torch.linspace(0, 1, 11)"
+    )
 
 
 def _is_constant(times):
@@ -456,34 +668,64 @@ def _is_constant(times):
 
 
 def _as_norm(norm, layout, per_sample):
-    if norm is None: return sample_norm if per_sample else rms_norm
+    if norm is None:
+        return sample_norm if per_sample else rms_norm
     folded = norm if layout is None else lambda v: norm(layout.unravel(v))
-    return (lambda v: torch.func.vmap(norm)(v).reshape(-1, *[1] * (v.dim() - 1))) if per_sample else folded
+    return (
+        (lambda v: torch.func.vmap(norm)(v).reshape(-1, *[1] * (v.dim() - 1)))
+        if per_sample
+        else folded
+    )
 
 
 def _backward(integrator, x, solver, atol, rtol):
     "The integrator of the backward solve; `None`: as the forward one."
-    if solver is atol is rtol is None: return None
+    if solver is atol is rtol is None:
+        return None
     t = integrator.tolerance
-    atol, rtol = (v if v is None else _as_tolerance(name, v, x, None) for name, v in (("atol_adjoint", atol), ("rtol_adjoint", rtol)))
-    tolerance = t._replace(atol=t.atol if atol is None else atol, rtol=t.rtol if rtol is None else rtol)
-    if solver is None: return dataclasses.replace(integrator, tolerance=tolerance, first_step=None)
+    atol, rtol = (
+        v if v is None else _as_tolerance(name, v, x, None)
+        for name, v in (("atol_adjoint", atol), ("rtol_adjoint", rtol))
+    )
+    tolerance = t._replace(
+        atol=t.atol if atol is None else atol, rtol=t.rtol if rtol is None else rtol
+    )
+    if solver is None:
+        return dataclasses.replace(integrator, tolerance=tolerance, first_step=None)
     stepper = as_stepper(solver)
-    if stepper.trainable: raise ValueError("solver_adjoint cannot be trained: the adjoint is the gradient of the continuous solution, which does not depend on the stepper")
+    if stepper.trainable:
+        raise ValueError(
+            "solver_adjoint cannot be trained: the adjoint is the "
+            "gradient of the continuous solution, which does not "
+            "depend on the stepper"
+        )
     controller = (integrator.controller or _default_controller) if stepper.adaptive else None
-    return dataclasses.replace(integrator, stepper=stepper, controller=controller, tolerance=tolerance, first_step=None)
+    return dataclasses.replace(
+        integrator, stepper=stepper, controller=controller, tolerance=tolerance, first_step=None
+    )
 
 
 def as_sensitivity(
-    sensitivity: str | Callable,      # a name or a function
-    checkpoints: int | None = None,   # the states it may keep
+    sensitivity: str | Callable,  # a name or a function
+    checkpoints: int | None = None,  # the states it may keep
 ) -> Callable:
     "The function behind a name, with its bound on memory."
     chosen = lookup("sensitivity", SENSITIVITIES, sensitivity)
-    if not callable(chosen): raise TypeError(f"a sensitivity is one of {', '.join(sorted(SENSITIVITIES))} or a function; got {type(chosen).__name__}")
-    if checkpoints is None: return chosen
-    if not isinstance(checkpoints, int) or checkpoints < 1: raise ValueError(f"checkpoints is a number of states, 1 or more; got {checkpoints!r}")
-    if chosen not in (SENSITIVITIES["checkpointed"], SENSITIVITIES["interpolated_adjoint"]): raise ValueError(f"checkpoints bounds the states that 'checkpointed' and 'interpolated_adjoint' keep; sensitivity={sensitivity!r} keeps none of its own")
+    if not callable(chosen):
+        raise TypeError(
+            "a sensitivity is one of "
+            f"{', '.join(sorted(SENSITIVITIES))} or a function; "
+            f"got {type(chosen).__name__}"
+        )
+    if checkpoints is None:
+        return chosen
+    if not isinstance(checkpoints, int) or checkpoints < 1:
+        raise ValueError(f"checkpoints is a number of states, 1 or more; got {checkpoints!r}")
+    if chosen not in (SENSITIVITIES["checkpointed"], SENSITIVITIES["interpolated_adjoint"]):
+        raise ValueError(
+            "checkpoints bounds the states that 'checkpointed' and 'interpolated_adjoint' keep; "
+            f"sensitivity={sensitivity!r} keeps none of its own"
+        )
     return functools.partial(chosen, checkpoints=checkpoints)
 
 # %% ../../nbs/07_odeint.ipynb #529634fd
@@ -519,21 +761,34 @@ def _explain(error, parameters, start, integrator, sensitivity):
     "A clearer error where its cause is known for certain, else `None`."
     if isinstance(error, SolverError):
         return None
-    if isinstance(error, RuntimeError) and (reason := _mismatch(str(error), parameters, tree_leaves(start))):
+    if isinstance(error, RuntimeError) and (
+        reason := _mismatch(str(error), parameters, tree_leaves(start))
+    ):
         return ValueError(reason)
     place = _place(error)
     if not place or not _transformed():
         return None
     if "setup_context" in str(error) and place == "sensitivity":
         if sensitivity is SENSITIVITIES["autograd"]:
-            return RuntimeError("gradients of times do not pass through torch.func: use torch.autograd, or detach t_span")
-        return RuntimeError("sensitivity='adjoint' and its like do not work under torch.func: use sensitivity='autograd'")
-    asked_for_a_value = str(error).startswith("vmap") and place != "states"       # which calls the field
+            return RuntimeError(
+                "gradients of times do not pass through torch.func: use "
+                "torch.autograd, or detach t_span"
+            )
+        return RuntimeError(
+            "sensitivity='adjoint' and its like do not work under torch.func: use "
+            "sensitivity='autograd'"
+        )
+    # which calls the field
+    asked_for_a_value = str(error).startswith("vmap") and place != "states"
     if integrator.stepper.explicit and not asked_for_a_value:
         return None
-    return RuntimeError("adaptive steps and implicit stages depend on the values of the state, which torch.func hides: "
-                        "use a fixed-step explicit solver such as 'rk4', or solve the batch as one state, where "
-                        "per_sample=True gives each sample a clock and steps of its own")
+    return RuntimeError(
+        "adaptive steps and implicit stages depend on the values of the state, "
+        "which torch.func hides: "
+        "use a fixed-step explicit solver such as 'rk4', or solve the batch as "
+        "one state, where "
+        "per_sample=True gives each sample a clock and steps of its own"
+    )
 
 
 def _mismatch(text, parameters, state):
@@ -541,15 +796,24 @@ def _mismatch(text, parameters, state):
     device = state[0].device
     for v in parameters:
         if v.device != device and ("device" in text or "is on" in text):
-            return f"the field lives on {v.device}, the state on {device}: move one of them with .to(device)"
-        if v.dtype not in {x.dtype for x in state} and "type" in text and not torch.is_autocast_enabled(device.type):
-            return (f"the field has parameters of {v.dtype}, the state is {state[0].dtype}: convert one of them, "
-                    f"e.g. f.to({state[0].dtype})")
+            places = f"the field lives on {v.device}, the state on {device}"
+            return f"{places}: move one of them with .to(device)"
+        if (
+            v.dtype not in {x.dtype for x in state}
+            and "type" in text
+            and not torch.is_autocast_enabled(device.type)
+        ):
+            return (
+                f"the field has parameters of {v.dtype}, the state is {state[0].dtype}: "
+                "convert one of them, "
+                f"e.g. f.to({state[0].dtype})"
+            )
     return None
 
 
 def _place(error):
-    "The module of the solver with the last line that ran outside of PyTorch; nothing if that line is the field's."
+    """The module of the solver with the last line that ran outside of PyTorch; nothing if that line
+    is the field's."""
     last = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_globals.get("__name__", "")
@@ -561,8 +825,10 @@ def _place(error):
 
 class _Probe(torch.autograd.Function):
     "Written in the old way: it runs everywhere but under `torch.func`, whose transforms refuse it."
+
     @staticmethod
-    def forward(ctx, x): return x.clone()
+    def forward(ctx, x):
+        return x.clone()
 
 
 def _transformed():
@@ -575,27 +841,37 @@ def _transformed():
 
 # %% ../../nbs/07_odeint.ipynb #3b6b2781
 class _Unread(torch.autograd.Function):
-    "The identity on the states of a solve. Its backward pass warns if the integral of the solve was not read."
+    """The identity on the states of a solve. Its backward pass warns if the integral of the solve
+    was not read."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(stats, states): return states.clone()      # a view could not be changed in place
+    def forward(stats, states):
+        return states.clone()  # a view could not be changed in place
 
     @staticmethod
-    def setup_context(ctx, inputs, output): ctx.stats = inputs[0]
+    def setup_context(ctx, inputs, output):
+        ctx.stats = inputs[0]
 
     @staticmethod
     def backward(ctx, gradient):
         if not ctx.stats.integral_read:
             ctx.stats.integral_read = True
-            warnings.warn("the integral_loss of this solve was not read before its states were differentiated, so it is no part "
-                          "of the loss: add it, loss = ... + solution.integral_loss.mean(), or leave integral_loss= out. "
-                          "(NeuralODE adds the gradient by itself where it gives no Solution, as in model(x).)",
-                          stacklevel=user_level())
+            warnings.warn(
+                "the integral_loss of this solve was not read before its states were "
+                "differentiated, so it is no part "
+                "of the loss: add it, loss = ... + solution.integral_loss.mean(), or "
+                "leave integral_loss= out. "
+                "(NeuralODE adds the gradient by itself where it gives no Solution, as "
+                "in model(x).)",
+                stacklevel=user_level(),
+            )
         return None, gradient
 
     @staticmethod
-    def jvp(ctx, _, tangent): return tangent
+    def jvp(ctx, _, tangent):
+        return tangent
 
 
 def _to_be_read(problem, x, integrals, sensitivity):
@@ -604,7 +880,8 @@ def _to_be_read(problem, x, integrals, sensitivity):
         return False
     if sensitivity is SENSITIVITIES["autograd"]:
         return True
-    start = problem.times[0]                        # else all that comes from the backward pass seems to have one
+    # else all that comes from the backward pass seems to have one
+    start = problem.times[0]
     if problem.integrator.per_sample:
         start = start.to(torch.float64).reshape(-1, *[1] * (x.dim() - 1))
     with torch.enable_grad():
@@ -614,10 +891,15 @@ def _to_be_read(problem, x, integrals, sensitivity):
 # %% ../../nbs/07_odeint.ipynb #07810e3e
 class _bar:
     "A tqdm bar in units of time around a solve."
-    def __init__(self, show, times, observers): self.show, self.times, self.observers = show, times, observers
+
+    def __init__(self, show, times, observers):
+        self.show = show
+        self.times = times
+        self.observers = observers
 
     def __enter__(self):
-        if not self.show: return
+        if not self.show:
+            return
         try:
             from tqdm.auto import tqdm
         except ImportError as e:
@@ -626,20 +908,34 @@ class _bar:
         total = float((spans.amax(0) - spans.amin(0)).mean())
         known = total
         form = "{l_bar}{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]"
-        if total > 1e30:      # a wait for ever
+        if total > 1e30:  # a wait for ever
             known = None
             form = "t = {n:.4g} [{elapsed}]"
         self.bar = tqdm(total=known, unit="t", bar_format=form)
-        self.observers.append(lambda s: self.bar.update(min(float(abs(s.dt) if isinstance(s.dt, float) else s.dt.abs().mean()), total - self.bar.n)))
+        self.observers.append(
+            lambda s: self.bar.update(
+                min(
+                    float(abs(s.dt) if isinstance(s.dt, float) else s.dt.abs().mean()),
+                    total - self.bar.n,
+                )
+            )
+        )
 
     def __exit__(self, *_):
-        if self.show: self.bar.close()
+        if self.show:
+            self.bar.close()
 
 # %% ../../nbs/07_odeint.ipynb #78b049c0
 class _Errors:
-    def __init__(self, stepper, norm): self.stepper, self.norm, self.value = stepper, norm, 0.
+    def __init__(self, stepper, norm):
+        self.stepper = stepper
+        self.norm = norm
+        self.value = 0.0
 
-    def __call__(self, s): self.value = self.value + (self.norm(self.stepper.error(s.step.stages, s.dt)) * abs(s.dt)).squeeze()
+    def __call__(self, s):
+        self.value = (
+            self.value + (self.norm(self.stepper.error(s.step.stages, s.dt)) * abs(s.dt)).squeeze()
+        )
 
 
 class _Stiffness(_Errors):
@@ -651,82 +947,153 @@ class _Stiffness(_Errors):
 
 def _regulariser(name, integrator, sensitivity):
     kind = lookup("regulariser", {"error": _Errors, "stiffness": _Stiffness}, name)
-    stepper, norm = integrator.stepper, sample_norm if integrator.per_sample else rms_norm
-    if sensitivity is not SENSITIVITIES["autograd"]: raise ValueError(f"regularise={name!r} sums over the discrete steps: it needs sensitivity='autograd'")
-    if not isinstance(stepper, RungeKutta) or not stepper.adaptive: raise ValueError(f"regularise={name!r} needs an explicit Runge-Kutta pair such as 'tsit5'; got {type(stepper).__name__}")
-    if name == "stiffness" and not (stepper.fsal and stepper.tableau.c[-2] == 1): raise ValueError("regularise='stiffness' needs two stages at the end of the step: 'dopri5', 'tsit5' or 'dopri8'")
+    stepper = integrator.stepper
+    norm = sample_norm if integrator.per_sample else rms_norm
+    if sensitivity is not SENSITIVITIES["autograd"]:
+        raise ValueError(
+            f"regularise={name!r} sums over the discrete steps: it needs sensitivity='autograd'"
+        )
+    if not isinstance(stepper, RungeKutta) or not stepper.adaptive:
+        raise ValueError(
+            f"regularise={name!r} needs an explicit Runge-Kutta pair such as 'tsit5'; got "
+            f"{type(stepper).__name__}"
+        )
+    if name == "stiffness" and not (stepper.fsal and stepper.tableau.c[-2] == 1):
+        raise ValueError(
+            "regularise='stiffness' needs two stages at the end of the step: 'dopri5', 'tsit5' or "
+            "'dopri8'"
+        )
     return kind(stepper, norm)
 
 # %% ../../nbs/07_odeint.ipynb #2b6e7820
 def check_gradients(
-    problem: Callable,        # a vector field as `odeint` takes it, or a model such as `ODEProblem` and `NeuralODE`, solved with its own options
-    x: Any, t_span: Any,      # as for a solve
+    # a vector field as `odeint` takes it, or a model such as `ODEProblem` and `NeuralODE`, solved
+    # with its own options
+    problem: Callable,
+    x: Any,
+    t_span: Any,  # as for a solve
     *,
-    tolerance: float = 1e-10, # absolute and relative, of all solves
-    seed: int = 0,            # of the functional and the directions
-    **options,                # further options of `odeint`, for a vector field
-) -> dict:                    # `{sensitivity: {input: relative difference}}`, or the reason for a refusal in the place of the inner dict
-    "Prints how far the gradients of each sensitivity are from central differences, in double precision on a copy of `problem`."
-    problem, generator = _double(problem), torch.Generator().manual_seed(seed)
-    inputs = {"x": x, "t_span": torch.as_tensor(t_span, dtype=torch.float64), "args": options.pop("args", None)}
-    inputs = {name: tree_map(lambda v: _leaf(v, name != "args"), value) for name, value in inputs.items()}
-    leaves = {name: [v for v in tree_leaves(value) if isinstance(v, Tensor) and v.requires_grad] for name, value in inputs.items()}
+    tolerance: float = 1e-10,  # absolute and relative, of all solves
+    seed: int = 0,  # of the functional and the directions
+    **options,  # further options of `odeint`, for a vector field
+    # `{sensitivity: {input: relative difference}}`, or the reason for a refusal in the place of the
+    # inner dict
+) -> dict:
+    """Prints how far the gradients of each sensitivity are from central differences, in double
+    precision on a copy of `problem`."""
+    problem = _double(problem)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = {
+        "x": x,
+        "t_span": torch.as_tensor(t_span, dtype=torch.float64),
+        "args": options.pop("args", None),
+    }
+    inputs = {
+        name: tree_map(lambda v: _leaf(v, name != "args"), value) for name, value in inputs.items()
+    }
+    leaves = {
+        name: [v for v in tree_leaves(value) if isinstance(v, Tensor) and v.requires_grad]
+        for name, value in inputs.items()
+    }
     leaves["parameters"] = [p for p in parameters_of(problem) if p.requires_grad]
     leaves = {name: found for name, found in leaves.items() if found}
     loss = functools.partial(_functional, problem, inputs, tolerance, seed, options)
-    gradients, found = _gradients(loss, leaves, "autograd"), {}
+    gradients = _gradients(loss, leaves, "autograd")
+    found = {}
     along = {name: _direction(gradients[name], vs, generator) for name, vs in leaves.items()}
-    differences = {name: _central(loss, vs, along[name], inputs["t_span"]) for name, vs in leaves.items()}
+    differences = {
+        name: _central(loss, vs, along[name], inputs["t_span"]) for name, vs in leaves.items()
+    }
     print(f"{'relative difference':22s}" + "".join(f"{name:>12s}" for name in leaves))
     for sensitivity in SENSITIVITIES:
-        try: gradients = _gradients(loss, leaves, sensitivity)
-        except (ValueError, TypeError, RuntimeError, NotImplementedError) as e: found[sensitivity] = f"refused: {e}"
-        else: found[sensitivity] = {name: _distance(gradients[name], along[name], differences[name]) for name in leaves}
+        try:
+            gradients = _gradients(loss, leaves, sensitivity)
+        except (ValueError, TypeError, RuntimeError, NotImplementedError) as e:
+            found[sensitivity] = f"refused: {e}"
+        else:
+            found[sensitivity] = {
+                name: _distance(gradients[name], along[name], differences[name]) for name in leaves
+            }
         row = found[sensitivity]
-        print(f"{sensitivity:22s}" + (row if isinstance(row, str) else "".join(f"{v:12.1e}" for v in row.values())))
+        print(
+            f"{sensitivity:22s}"
+            + (row if isinstance(row, str) else "".join(f"{v:12.1e}" for v in row.values()))
+        )
     return found
 
 # %% ../../nbs/07_odeint.ipynb #bc8c2cf2
 def _double(problem):
     problem = copy.deepcopy(problem)
     module = getattr(problem, "__self__", problem)
-    if isinstance(module, torch.nn.Module): module.double()
+    if isinstance(module, torch.nn.Module):
+        module.double()
     return problem
 
 
 def _leaf(v, anyway):
-    if not isinstance(v, Tensor) or not (v.is_floating_point() or v.is_complex()): return v
-    return v.detach().to(torch.complex128 if v.is_complex() else torch.float64, copy=True).requires_grad_(anyway or v.requires_grad)
+    if not isinstance(v, Tensor) or not (v.is_floating_point() or v.is_complex()):
+        return v
+    return (
+        v.detach()
+        .to(torch.complex128 if v.is_complex() else torch.float64, copy=True)
+        .requires_grad_(anyway or v.requires_grad)
+    )
 
 
 def _functional(problem, inputs, tolerance, seed, options, sensitivity):
     "A random functional of the states, and of integrals where there are any."
-    generator, args = torch.Generator().manual_seed(seed), inputs["args"]
+    generator = torch.Generator().manual_seed(seed)
+    args = inputs["args"]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*atol and rtol have no effect")
         if hasattr(problem, "sensitivity"):
             problem = copy.copy(problem)
-            problem.sensitivity, problem.atol, problem.rtol = sensitivity, tolerance, tolerance
+            problem.sensitivity = sensitivity
+            problem.atol = tolerance
+            problem.rtol = tolerance
             solution = getattr(problem, "odeint", problem)(inputs["x"], inputs["t_span"], args=args)
-        else: solution = odeint(problem, inputs["x"], inputs["t_span"], atol=tolerance, rtol=tolerance, sensitivity=sensitivity, args=args, **options)
-    seen = tree_leaves((solution.x, solution.integral_loss) if isinstance(solution, Solution) else solution)
+        else:
+            solution = odeint(
+                problem,
+                inputs["x"],
+                inputs["t_span"],
+                atol=tolerance,
+                rtol=tolerance,
+                sensitivity=sensitivity,
+                args=args,
+                **options,
+            )
+    seen = tree_leaves(
+        (solution.x, solution.integral_loss) if isinstance(solution, Solution) else solution
+    )
     seen = [torch.view_as_real(v) if v.is_complex() else v for v in seen if isinstance(v, Tensor)]
-    return sum((torch.randn(v.shape, dtype=torch.float64, generator=generator).to(v.device) * v).nansum() for v in seen)
+    return sum(
+        (torch.randn(v.shape, dtype=torch.float64, generator=generator).to(v.device) * v).nansum()
+        for v in seen
+    )
 
 
 def _gradients(loss, leaves, sensitivity):
-    with torch.enable_grad(): found = iter(torch.autograd.grad(loss(sensitivity), sum(leaves.values(), []), allow_unused=True))
-    return {name: [torch.zeros_like(v) if g is None else g for v, g in zip(vs, found)] for name, vs in leaves.items()}
+    with torch.enable_grad():
+        found = iter(
+            torch.autograd.grad(loss(sensitivity), sum(leaves.values(), []), allow_unused=True)
+        )
+    return {
+        name: [torch.zeros_like(v) if g is None else g for v, g in zip(vs, found)]
+        for name, vs in leaves.items()
+    }
 
 
-def _inner(vs, ws): return sum((v.conj() * w).real.nansum().item() for v, w in zip(vs, ws))
+def _inner(vs, ws):
+    return sum((v.conj() * w).real.nansum().item() for v, w in zip(vs, ws))
 
 
 def _direction(gradient, vs, generator):
     "Of length one: half random, half along the gradient."
     noise = [torch.randn(v.shape, dtype=v.dtype, generator=generator).to(v.device) for v in vs]
-    sizes = [math.sqrt(_inner(w, w)) or 1. for w in (noise, gradient)]
-    if _inner(noise, gradient) < 0: sizes[0] *= -1
+    sizes = [math.sqrt(_inner(w, w)) or 1.0 for w in (noise, gradient)]
+    if _inner(noise, gradient) < 0:
+        sizes[0] *= -1
     both = [a / sizes[0] + b / sizes[1] for a, b in zip(noise, gradient)]
     size = math.sqrt(_inner(both, both))
     return [v / size for v in both]
@@ -734,18 +1101,28 @@ def _direction(gradient, vs, generator):
 
 def _central(loss, vs, direction, times):
     "The derivative along `direction` by central differences of order four."
-    if any(v is times for v in vs): scale = times.detach().diff(dim=-1).abs().nan_to_num(math.inf).amin().item() if times.shape[-1] > 1 else 1.
-    else: scale = math.sqrt(_inner(vs, vs)) or 1.
+    if any(v is times for v in vs):
+        scale = (
+            times.detach().diff(dim=-1).abs().nan_to_num(math.inf).amin().item()
+            if times.shape[-1] > 1
+            else 1.0
+        )
+    else:
+        scale = math.sqrt(_inner(vs, vs)) or 1.0
+
     def at(step):
         kept = [v.detach().clone() for v in vs]
         with torch.no_grad():
-            for v, d in zip(vs, direction): v.add_(d, alpha=step)
+            for v, d in zip(vs, direction):
+                v.add_(d, alpha=step)
             value = loss("autograd").item()
-            for v, old in zip(vs, kept): v.copy_(old)
+            for v, old in zip(vs, kept):
+                v.copy_(old)
         return value
+
     h = 1e-3 * scale
     return (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
 
 
 def _distance(gradient, direction, exact):
-    return abs(_inner(direction, gradient) - exact) / (abs(exact) or 1.)
+    return abs(_inner(direction, gradient) - exact) / (abs(exact) or 1.0)

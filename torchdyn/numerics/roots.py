@@ -25,103 +25,179 @@ from .states import SolverError, Stats, Status, ravel_state
 # %% ../../nbs/09_root_finding.ipynb #a4961c38
 def sample_norm(r: Tensor) -> Tensor:  # `[B, n]` -> `[B]`
     "Root mean square of each sample."
-    return torch.linalg.vector_norm(r, dim=-1) / max(r.shape[-1], 1) ** .5
+    return torch.linalg.vector_norm(r, dim=-1) / max(r.shape[-1], 1) ** 0.5
 
 # %% ../../nbs/09_root_finding.ipynb #6bb0ed0b
 class Residual:
-    "A user's $g$ in the one form that solvers call, real and from `[B, n]` to `[B, n]`. Counts evaluations in `nfe`, products with the Jacobian in `products`."
-    def __init__(self,
-        g: Callable,              # `g(z)` or `g(z, args)`, of the shape and structure of `z`
-        z: Any,                   # an unknown: a tensor, or a nest of tensors
-        args: Any = None,         # handed to `g` if given
-        jac: Callable | None = None,     # `jac(z)` or `jac(z, args)`, the Jacobian of `g`, `[B, n, n]`; `None`: by autograd
-        batch_dims: int | None = None,   # leading dimensions that count samples; `None`: 1, or 0 if a tensor has fewer than two dimensions
-        fixed: bool = False,      # `g` is the right-hand side of z = g(z)
+    """A user's $g$ in the one form that solvers call, real and from `[B, n]` to `[B, n]`. Counts
+    evaluations in `nfe`, products with the Jacobian in `products`."""
+
+    def __init__(
+        self,
+        g: Callable,  # `g(z)` or `g(z, args)`, of the shape and structure of `z`
+        z: Any,  # an unknown: a tensor, or a nest of tensors
+        args: Any = None,  # handed to `g` if given
+        # `jac(z)` or `jac(z, args)`, the Jacobian of `g`, `[B, n, n]`; `None`: by autograd
+        jac: Callable | None = None,
+        # leading dimensions that count samples; `None`: 1, or 0 if a tensor has fewer than two
+        # dimensions
+        batch_dims: int | None = None,
+        fixed: bool = False,  # `g` is the right-hand side of z = g(z)
     ):
         _check_unknown(leaves := tree_leaves(z), batch_dims)
-        if batch_dims is None: batch_dims = int(all(v.dim() > 1 for v in leaves))
+        if batch_dims is None:
+            batch_dims = int(all(v.dim() > 1 for v in leaves))
         z, self.layout = ravel_state(z, batch_dims)
-        self.g, self.args, self.jac, self.fixed = g, () if args is None else (args,), jac, fixed
-        self.shape, self.batch, self.dtype = z.shape, z.shape[:batch_dims], z.dtype
+        self.g = g
+        self.args = () if args is None else (args,)
+        self.jac = jac
+        self.fixed = fixed
+        self.shape = z.shape
+        self.batch = z.shape[:batch_dims]
+        self.dtype = z.dtype
         self.rows = self.batch.numel(), z.shape[batch_dims:].numel() * (2 if z.is_complex() else 1)
-        self.grad, self.tracked, self.nfe, self.products = torch.is_grad_enabled(), None, 0, 0
+        self.grad = torch.is_grad_enabled()
+        self.tracked = None
+        self.nfe = 0
+        self.products = 0
         self.autocast = torch.is_autocast_enabled(z.device.type)
 
     def ravel(self, z) -> Tensor:  # `[B, n]`
         "The unknown as solvers see it."
-        if self.layout is not None: z = self.layout.ravel(z)
+        if self.layout is not None:
+            z = self.layout.ravel(z)
         return (torch.view_as_real(z) if self.dtype.is_complex else z).reshape(self.rows)
 
     def unravel(self, z: Tensor):
         "The unknown as `g` sees it."
-        z = torch.view_as_complex(z.reshape(*self.shape, 2)) if self.dtype.is_complex else z.reshape(self.shape)
+        z = (
+            torch.view_as_complex(z.reshape(*self.shape, 2))
+            if self.dtype.is_complex
+            else z.reshape(self.shape)
+        )
         return z if self.layout is None else self.layout.unravel(z)
 
     def evaluate(self, z):  # with the graph, if gradients are on
         self.nfe += 1
-        with _autocast(z, self.autocast): out = self.g(self.unravel(z), *self.args)
-        if self.layout is None: _check_output(out, self.shape, self.dtype, self.autocast)
+        with _autocast(z, self.autocast):
+            out = self.g(self.unravel(z), *self.args)
+        if self.layout is None:
+            _check_output(out, self.shape, self.dtype, self.autocast)
         out = self.ravel(out).to(z.dtype)
         return z - out if self.fixed else out
 
     def __call__(self, z: Tensor) -> Tensor:
-        with torch.set_grad_enabled(self.grad): r = self.evaluate(z)
-        if self.tracked is None: self.tracked = r.requires_grad
+        with torch.set_grad_enabled(self.grad):
+            r = self.evaluate(z)
+        if self.tracked is None:
+            self.tracked = r.requires_grad
         return r.detach()
 
     def jacobian(self, z: Tensor) -> Tensor:  # `[B, n, n]`
         "The Jacobian of each sample, the user's or by autograd."
         b, n = z.shape
         check_entries(b, n)
-        if self.jac is None: return Linearization(self, z).matrix()
+        if self.jac is None:
+            return Linearization(self, z).matrix()
         j = self.jac(self.unravel(z), *self.args)
-        if j.numel() != b * n * n: raise ValueError(f"jac returned shape {list(j.shape)}; wanted is one matrix a sample, {[b, n, n]}" + (", of real and imaginary parts" if self.dtype.is_complex else ""))
+        if j.numel() != b * n * n:
+            raise ValueError(
+                f"jac returned shape {list(j.shape)}; wanted "
+                f"is one matrix a sample, {[b, n, n]}"
+                + (", of real and imaginary parts" if self.dtype.is_complex else "")
+            )
         j = j.reshape(b, n, n)
         return torch.eye(n, dtype=z.dtype, device=z.device) - j if self.fixed else j
 
 # %% ../../nbs/09_root_finding.ipynb #003b7617
 def _check_unknown(leaves, batch_dims):
     for v in leaves:
-        if not isinstance(v, Tensor): raise TypeError(f"an unknown is a tensor or a tuple, list or dict of tensors; found {type(v).__name__}")
-        if v.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128): raise TypeError(f"roots are found in float32, float64 or their complex numbers; got {v.dtype}: convert the first guess with z.float() or z.double()")
-        if v.dim() < (batch_dims or 0): raise ValueError(f"batch_dims={batch_dims} asks for at least as many dimensions; got a tensor of shape {list(v.shape)}")
-    if len({v.is_complex() for v in leaves}) > 1: raise TypeError("the unknowns are partly real, partly complex: make all of them complex, or give real and imaginary parts as unknowns of their own")
+        if not isinstance(v, Tensor):
+            raise TypeError(
+                "an unknown is a tensor or a tuple, list "
+                "or dict of tensors; found "
+                f"{type(v).__name__}"
+            )
+        if v.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+            raise TypeError(
+                f"roots are found in float32, float64 or their complex numbers; got {v.dtype}: "
+                "convert the first guess with z.float() or z.double()"
+            )
+        if v.dim() < (batch_dims or 0):
+            raise ValueError(
+                f"batch_dims={batch_dims} asks for at "
+                "least as many dimensions; got a tensor "
+                f"of shape {list(v.shape)}"
+            )
+    if len({v.is_complex() for v in leaves}) > 1:
+        raise TypeError(
+            "the unknowns are partly real, "
+            "partly complex: make all of "
+            "them complex, or give real and "
+            "imaginary parts as unknowns of "
+            "their own"
+        )
 
 # %% ../../nbs/09_root_finding.ipynb #d8506b5e
 def _autocast(z, on):  # g runs as the caller has it, in low precision or not; a solver in full
     device = z.device.type
-    return contextlib.nullcontext() if torch.is_autocast_enabled(device) == on else torch.autocast(device, enabled=on)
+    return (
+        contextlib.nullcontext()
+        if torch.is_autocast_enabled(device) == on
+        else torch.autocast(device, enabled=on)
+    )
 
 
 def _check_output(out, shape, dtype, autocast):
-    if not isinstance(out, Tensor): raise TypeError(f"g returned a {type(out).__name__}, the unknown is a tensor of shape {list(shape)}: return a tensor of that shape")
-    if out.shape != shape: raise ValueError(f"g returned shape {list(out.shape)} for an unknown of shape {list(shape)}: there must be as many equations as unknowns, in the same shape")
-    if out.dtype != dtype and not autocast: raise ValueError(f"g returned {out.dtype} for an unknown of {dtype}: convert one of them, e.g. z.to({out.dtype})")
+    if not isinstance(out, Tensor):
+        raise TypeError(
+            f"g returned a {type(out).__name__}, the "
+            f"unknown is a tensor of shape {list(shape)}: "
+            "return a tensor of that shape"
+        )
+    if out.shape != shape:
+        raise ValueError(
+            f"g returned shape {list(out.shape)} for an unknown "
+            f"of shape {list(shape)}: there must be as many "
+            "equations as unknowns, in the same shape"
+        )
+    if out.dtype != dtype and not autocast:
+        raise ValueError(
+            f"g returned {out.dtype} for an "
+            f"unknown of {dtype}: convert one of "
+            f"them, e.g. z.to({out.dtype})"
+        )
 
 # %% ../../nbs/09_root_finding.ipynb #f2b66a19
 def check_entries(
     samples: int,
-    n: int,       # real unknowns of each
+    n: int,  # real unknowns of each
 ) -> None:
     "Raises `ValueError` if their Jacobians would not fit into a few gigabytes."
     entries = samples * n * n
     if entries <= 2**28:
         return
-    raise ValueError(f"the Jacobians of {samples} sample(s) with {n} unknowns each would have "
-                     f"{entries:.1e} entries. Samples that are independent have small ones: give them "
-                     "the leading dimension (of roots, batch_dims=1 or more). A root: take 'newton_krylov', "
-                     "'lbroyden' or 'anderson', which form no Jacobian. A differential equation: take "
-                     "an explicit stepper such as 'tsit5'")
+    raise ValueError(
+        f"the Jacobians of {samples} sample(s) with {n} unknowns each would have "
+        f"{entries:.1e} entries. Samples that are independent have small ones: give "
+        "them "
+        "the leading dimension (of roots, batch_dims=1 or more). A root: take "
+        "'newton_krylov', "
+        "'lbroyden' or 'anderson', which form no Jacobian. A differential equation: "
+        "take "
+        "an explicit stepper such as 'tsit5'"
+    )
 
 
 def jacobian_rows(
-    out: Tensor,         # a function's value at `at`, with its graph
-    at: Tensor,          # real; as many numbers as in `out`
-    samples: int,        # `B`; they do not interact
-    n: int,              # numbers of each
+    out: Tensor,  # a function's value at `at`, with its graph
+    at: Tensor,  # real; as many numbers as in `out`
+    samples: int,  # `B`; they do not interact
+    n: int,  # numbers of each
     keep: bool = False,  # keep the graph, to differentiate through the Jacobian
-) -> Tensor:             # `[B, n, n]`
-    "The Jacobian of each sample from one evaluation: all rows at once, or one by one if that fails."
+) -> Tensor:  # `[B, n, n]`
+    """The Jacobian of each sample from one evaluation: all rows at once, or one by one if that
+    fails."""
     if not (out.requires_grad and at.numel()):
         return at.new_zeros(samples, n, n)
     units = torch.eye(n, dtype=at.dtype, device=at.device)
@@ -129,10 +205,11 @@ def jacobian_rows(
 
     def pull(v, **batched):
         row = torch.autograd.grad(
-            out, at, v, create_graph=keep, retain_graph=True, allow_unused=True, **batched)[0]
+            out, at, v, create_graph=keep, retain_graph=True, allow_unused=True, **batched
+        )[0]
         return torch.zeros_like(v) if row is None else row
 
-    if torch.compiler.is_compiling():     # no batches: a compiler leaves the number of samples open
+    if torch.compiler.is_compiling():  # no batches: a compiler leaves the number of samples open
         rows = torch.stack([pull(v) for v in units.unbind()])
     else:
         try:
@@ -143,12 +220,16 @@ def jacobian_rows(
 
 # %% ../../nbs/09_root_finding.ipynb #f2b66a1a
 class Linearization:
-    "A residual at one point, `r`, and its Jacobian $J$ there, as products. Keeps the graph of one evaluation."
-    def __init__(self,
+    """A residual at one point, `r`, and its Jacobian $J$ there, as products. Keeps the graph of one
+    evaluation."""
+
+    def __init__(
+        self,
         g: Residual,
-        z: Tensor,   # `[B, n]`
+        z: Tensor,  # `[B, n]`
     ):
-        self.g, self._pulled = g, None
+        self.g = g
+        self._pulled = None
         with torch.inference_mode(False), torch.enable_grad():
             self.z = z.detach().clone().requires_grad_()
             self.r = g.evaluate(self.z)
@@ -163,27 +244,36 @@ class Linearization:
         self.g.products += 1
         if self._pulled is None:
             self._w = torch.ones_like(self.r, requires_grad=True)  # where does not matter
-            self._pulled = torch.autograd.grad(self.r, self.z, self._w, create_graph=True)[0] if self.r.requires_grad else self.r
+            self._pulled = (
+                torch.autograd.grad(self.r, self.z, self._w, create_graph=True)[0]
+                if self.r.requires_grad
+                else self.r
+            )
         return self._grad(self._pulled, self._w, v)
 
-    def matrix(self) -> Tensor:          # `[B, n, n]`
+    def matrix(self) -> Tensor:  # `[B, n, n]`
         "$J$ of each sample. Samples must not interact."
         samples, n = self.z.shape
         self.g.products += n
         return jacobian_rows(self.r, self.z, samples, n)
 
     def _grad(self, out, at, v):
-        gradient = torch.autograd.grad(out, at, v, retain_graph=True, allow_unused=True)[0] if out.requires_grad else None
+        gradient = (
+            torch.autograd.grad(out, at, v, retain_graph=True, allow_unused=True)[0]
+            if out.requires_grad
+            else None
+        )
         return torch.zeros_like(v) if gradient is None else gradient
 
 # %% ../../nbs/09_root_finding.ipynb #6aaaac48
 class Target(NamedTuple):
     "When a sample counts as solved. Each field may be a tensor `[B]`."
-    tol: float | Tensor = 1e-6     # residual, absolute
-    rtol: float | Tensor = 0.      # residual, relative to that of the first guess
+
+    tol: float | Tensor = 1e-6  # residual, absolute
+    rtol: float | Tensor = 0.0  # residual, relative to that of the first guess
     x_tol: float | Tensor = math.inf  # last step, absolute
-    x_rtol: float | Tensor = 0.    # last step, relative to the unknown
-    norm: Callable = sample_norm   # `[B, n]` -> `[B]`
+    x_rtol: float | Tensor = 0.0  # last step, relative to the unknown
+    norm: Callable = sample_norm  # `[B, n]` -> `[B]`
 
     def bound(self, first: Tensor) -> Tensor:  # `[B]`
         "The residual that is asked for, given the first one."
@@ -192,65 +282,90 @@ class Target(NamedTuple):
     def reached(self, size, first, step, z) -> Tensor:  # `[B]`, bool
         "Which samples are done: residuals `size`, first residuals, last steps and unknowns."
         near = size <= self.bound(first)
-        return near if self.x_tol is math.inf else near & (self.norm(step) <= self.x_tol + self.x_rtol * self.norm(z))
+        return (
+            near
+            if self.x_tol is math.inf
+            else near & (self.norm(step) <= self.x_tol + self.x_rtol * self.norm(z))
+        )
 
 # %% ../../nbs/09_root_finding.ipynb #4478b89b
 class RootSolver(nn.Module):
     "Makes the next guess. To write your own, define `forward`; `begin` if it needs memory."
-    def begin(self,
+
+    def begin(
+        self,
         g: Residual,
-        z: Tensor,   # first guess, `[B, n]`
-    ):               # (residual `[B, n]`, memory)
+        z: Tensor,  # first guess, `[B, n]`
+    ):  # (residual `[B, n]`, memory)
         "Looks at the first guess."
         return g(z), None
 
     def forward(self, g, z, r, memory):  # -> (z, r, memory)
-        "The next guess from `z` with the residual `r`. Samples whose `r` is zero are done: they must not ask for further work."
-        raise NotImplementedError(f"{type(self).__name__} defines no forward(g, z, r, memory) -> (z, r, memory)")
+        """The next guess from `z` with the residual `r`. Samples whose `r` is zero are done: they
+        must not ask for further work."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no forward(g, z, r, memory) -> (z, r, memory)"
+        )
 
 # %% ../../nbs/09_root_finding.ipynb #f82a7147
 class Log(NamedTuple):
     "How the search for a root went. Tensors have one entry a sample."
-    residual: Tensor    # size of the residual at the root returned
+
+    residual: Tensor  # size of the residual at the root returned
     iterations: Tensor
-    status: Tensor      # values of `Status`: SUCCESS, NOT_CONVERGED or NON_FINITE
-    history: Tensor     # residuals after each iteration, `[iterations + 1, ...]`
-    nfe: int = 0        # evaluations of g, on the whole batch
-    products: int = 0   # products with its Jacobian, on the whole batch
+    status: Tensor  # values of `Status`: SUCCESS, NOT_CONVERGED or NON_FINITE
+    history: Tensor  # residuals after each iteration, `[iterations + 1, ...]`
+    nfe: int = 0  # evaluations of g, on the whole batch
+    products: int = 0  # products with its Jacobian, on the whole batch
 
 # %% ../../nbs/09_root_finding.ipynb #7159651a
 @torch.no_grad()
 def iterate(
     solver: RootSolver,
-    g: Callable,              # a `Residual`, or any function `[B, n]` -> `[B, n]` for solvers that need no Jacobian
-    z: Tensor,                # first guess, `[B, n]`
+    # a `Residual`, or any function `[B, n]` -> `[B, n]` for solvers that need no Jacobian
+    g: Callable,
+    z: Tensor,  # first guess, `[B, n]`
     target: Target = Target(),
     max_iter: int = 200,
-    memory: Any = None,       # of the solver, to go on with what another call learned; `None`: `solver.begin`
-) -> tuple[Tensor, Log]:      # the best guess of each sample, and how it was found
+    # of the solver, to go on with what another call learned; `None`: `solver.begin`
+    memory: Any = None,
+) -> tuple[Tensor, Log]:  # the best guess of each sample, and how it was found
     "Guesses until every sample has reached the target, failed, or run out of iterations."
     r, memory = solver.begin(g, z) if memory is None else (g(z), memory)
     best, least = z, (first := target.norm(r))
-    solved, count, history = first <= target.bound(first), torch.zeros_like(first, dtype=torch.long), [first]
+    solved = first <= target.bound(first)
+    count = torch.zeros_like(first, dtype=torch.long)
+    history = [first]
     running = first.isfinite() & ~solved
     while len(history) <= max_iter and running.any():
         new, r, memory = solver(g, z, r.where(running.unsqueeze(1), 0), memory)
         size = target.norm(r)
         finite = size.isfinite()
-        before, z = z, new.where((running & finite).unsqueeze(1), z)
+        before = z
+        z = new.where((running & finite).unsqueeze(1), z)
         solved = solved | running & target.reached(size, first, z - before, z)
         better = running & (size < least)
-        best, least, count = z.where(better.unsqueeze(1), best), size.where(better, least), count + running
+        best = z.where(better.unsqueeze(1), best)
+        least = size.where(better, least)
+        count = count + running
         history.append(size.where(running, history[-1]))
         running = running & finite & ~solved
-    status = torch.full_like(count, Status.NOT_CONVERGED).where(history[-1].isfinite(), Status.NON_FINITE).where(~solved, Status.SUCCESS)
-    return best, Log(least, count, status, torch.stack(history), getattr(g, "nfe", 0), getattr(g, "products", 0))
+    status = (
+        torch.full_like(count, Status.NOT_CONVERGED)
+        .where(history[-1].isfinite(), Status.NON_FINITE)
+        .where(~solved, Status.SUCCESS)
+    )
+    return best, Log(
+        least, count, status, torch.stack(history), getattr(g, "nfe", 0), getattr(g, "products", 0)
+    )
 
 # %% ../../nbs/09_root_finding.ipynb #e384808f
 class Picard(RootSolver):
     "Damped fixed-point iteration, made for $g(z) = z - f(z)$."
-    def __init__(self,
-        beta: float = 1.,  # damping; 1 repeats $f$
+
+    def __init__(
+        self,
+        beta: float = 1.0,  # damping; 1 repeats $f$
     ):
         super().__init__()
         self.beta = beta
@@ -259,26 +374,35 @@ class Picard(RootSolver):
         z = z - self.beta * r
         return z, g(z), None
 
-    def extra_repr(self): return f"beta={self.beta}"
+    def extra_repr(self):
+        return f"beta={self.beta}"
 
 # %% ../../nbs/09_root_finding.ipynb #512a0441
 class Anderson(RootSolver):
-    "Mixes the last `m` guesses, made for $g(z) = z - f(z)$. Source: Anderson (1965); Walker, Ni (2011)."
-    def __init__(self,
-        m: int = 5,          # guesses remembered, the newest included
-        beta: float = 1.,    # damping, as in `Picard`
+    """Mixes the last `m` guesses, made for $g(z) = z - f(z)$. Source: Anderson (1965); Walker, Ni
+    (2011)."""
+
+    def __init__(
+        self,
+        m: int = 5,  # guesses remembered, the newest included
+        beta: float = 1.0,  # damping, as in `Picard`
         lam: float = 1e-10,  # regularisation, relative; at least the rounding unit
     ):
         super().__init__()
-        if m < 1: raise ValueError(f"Anderson remembers at least one guess; got m={m}")
-        self.m, self.beta, self.lam = m, beta, lam
+        if m < 1:
+            raise ValueError(f"Anderson remembers at least one guess; got m={m}")
+        self.m = m
+        self.beta = beta
+        self.lam = lam
 
-    def begin(self, g, z): return g(z), (z.new_zeros(len(z), self.m, 2, z.shape[1]), 0)
+    def begin(self, g, z):
+        return g(z), (z.new_zeros(len(z), self.m, 2, z.shape[1]), 0)
 
     def forward(self, g, z, r, memory):
         past, k = memory
-        past[:, k % self.m, 0], past[:, k % self.m, 1] = z, r
-        dz, dr = (past[:, :k + 1] - past[:, k % self.m, None]).unbind(2)
+        past[:, k % self.m, 0] = z
+        past[:, k % self.m, 1] = r
+        dz, dr = (past[:, : k + 1] - past[:, k % self.m, None]).unbind(2)
         mix = torch.einsum("bm,bmn->bn", self.weights(dr, r), dz - self.beta * dr)
         z = z - self.beta * r - mix
         return z, g(z), (past, k + 1)
@@ -291,52 +415,70 @@ class Anderson(RootSolver):
         gram = unit @ unit.mT + lam * torch.eye(dr.shape[1], dtype=r.dtype, device=r.device)
         return torch.linalg.solve_ex(gram, unit @ r.unsqueeze(2))[0].squeeze(2) / length
 
-    def extra_repr(self): return f"m={self.m}, beta={self.beta}, lam={self.lam:g}"
+    def extra_repr(self):
+        return f"m={self.m}, beta={self.beta}, lam={self.lam:g}"
 
 # %% ../../nbs/09_root_finding.ipynb #b0dc2a34
 class LineSearch(nn.Module):
     "How far to go: `alpha` times the step proposed, unseen. To write your own, define `forward`."
-    def __init__(self,
-        alpha: float = 1.,  # length tried first
+
+    def __init__(
+        self,
+        alpha: float = 1.0,  # length tried first
     ):
         super().__init__()
         self.alpha = alpha
 
-    def forward(self,
+    def forward(
+        self,
         g: Callable,
-        z: Tensor, r: Tensor,  # where we are, with its residual, `[B, n]`
-        p: Tensor,             # the step proposed, `[B, n]`
-    ):                         # (new z, its residual)
+        z: Tensor,
+        r: Tensor,  # where we are, with its residual, `[B, n]`
+        p: Tensor,  # the step proposed, `[B, n]`
+    ):  # (new z, its residual)
         "Goes along `p`."
         z = z + self.alpha * p
         return z, g(z)
 
-    def extra_repr(self): return f"alpha={self.alpha}"
+    def extra_repr(self):
+        return f"alpha={self.alpha}"
 
 # %% ../../nbs/09_root_finding.ipynb #5616e1c8
 class Armijo(LineSearch):
-    "Shortens the step of each sample until its residual falls enough; the last trial is taken as it comes. Source: Armijo (1966)."
-    def __init__(self,
-        alpha: float = 1.,       # length tried first
+    """Shortens the step of each sample until its residual falls enough; the last trial is taken as
+    it comes. Source: Armijo (1966)."""
+
+    def __init__(
+        self,
+        alpha: float = 1.0,  # length tried first
         decrease: float = 1e-4,  # wanted: $\|g\|$ falls by this fraction of the length
-        factor: float = .5,      # each trial is shorter by this factor
+        factor: float = 0.5,  # each trial is shorter by this factor
         trials: int = 6,
     ):
         super().__init__(alpha)
-        self.decrease, self.factor, self.trials = decrease, factor, trials
+        self.decrease = decrease
+        self.factor = factor
+        self.trials = trials
 
     def forward(self, g, z, r, p):
         size = sample_norm(r)
-        alpha, done = torch.full_like(size, self.alpha), (size == 0) | ~sample_norm(p).isfinite()
+        alpha = torch.full_like(size, self.alpha)
+        done = (size == 0) | ~sample_norm(p).isfinite()
         for trial in range(self.trials):
             new = z + alpha.unsqueeze(1) * p
             out = g(new)
             done = done | (sample_norm(out) <= (1 - self.decrease * alpha) * size)
-            if trial == self.trials - 1 or done.all(): return new, out
+            if trial == self.trials - 1 or done.all():
+                return new, out
             alpha = alpha.where(done, self.factor * alpha)
 
 # %% ../../nbs/09_root_finding.ipynb #abac9e10
-SEARCHES = {"none": LineSearch, "armijo": Armijo, "naive": functools.partial(Armijo, decrease=0., factor=.1)}
+SEARCHES = {
+    "none": LineSearch,
+    "armijo": Armijo,
+    "naive": functools.partial(Armijo, decrease=0.0, factor=0.1),
+}
+
 
 def as_search(search: str | type | LineSearch) -> LineSearch:
     "The line search for a name, a class or an instance."
@@ -346,79 +488,132 @@ def as_search(search: str | type | LineSearch) -> LineSearch:
 # %% ../../nbs/09_root_finding.ipynb #4c751fde
 class Newton(RootSolver):
     "Solves the linearised equation for each sample, by LU factors."
-    def __init__(self,
-        refresh: int | None = 1,            # iterations that share one Jacobian; `None`: all (chord)
+
+    def __init__(
+        self,
+        # iterations that share one Jacobian; `None`: all (chord)
+        refresh: int | None = 1,
         search: str | LineSearch = "armijo",
     ):
         super().__init__()
-        if refresh is not None and refresh < 1: raise ValueError(f"refresh is a number of iterations, at least 1, or None for all; got {refresh}")
-        self.refresh, self.search = refresh, as_search(search)
+        if refresh is not None and refresh < 1:
+            raise ValueError(
+                f"refresh is a number of iterations, at least 1, or None for all; got {refresh}"
+            )
+        self.refresh = refresh
+        self.search = as_search(search)
 
-    def begin(self, g, z): return g(z), (None, 0)
+    def begin(self, g, z):
+        return g(z), (None, 0)
 
-    def forward(self, g, z, r, memory):  # memory: (LU factors as of `torch.linalg.lu_factor`, their age)
+    def forward(self, g, z, r, memory):
+        "Memory: (LU factors as of `torch.linalg.lu_factor`, their age)."
         factors, age = memory
-        if factors is None or self.refresh and age >= self.refresh: factors, age = torch.linalg.lu_factor_ex(g.jacobian(z))[:2], 0
+        if factors is None or self.refresh and age >= self.refresh:
+            factors = torch.linalg.lu_factor_ex(g.jacobian(z))[:2]
+            age = 0
         step = torch.linalg.lu_solve(*factors, -r.unsqueeze(2)).squeeze(2)
         return *self.search(g, z, r, step), (factors, age + 1)
 
-    def extra_repr(self): return f"refresh={self.refresh}"
+    def extra_repr(self):
+        return f"refresh={self.refresh}"
 
 # %% ../../nbs/09_root_finding.ipynb #72e9bef5
 class _DenseInverse:
     "An approximate inverse as a matrix, `[B, n, n]`."
-    def __init__(self, h): self.h = h
-    def __call__(self, r): return torch.einsum("bij,bj->bi", self.h, r)
-    def transposed(self, s): return torch.einsum("bij,bi->bj", self.h, s)
-    def add(self, u, v): self.h = torch.baddbmm(self.h, u.unsqueeze(2), v.unsqueeze(1))
+
+    def __init__(self, h):
+        self.h = h
+
+    def __call__(self, r):
+        return torch.einsum("bij,bj->bi", self.h, r)
+
+    def transposed(self, s):
+        return torch.einsum("bij,bi->bj", self.h, s)
+
+    def add(self, u, v):
+        self.h = torch.baddbmm(self.h, u.unsqueeze(2), v.unsqueeze(1))
 
 # %% ../../nbs/09_root_finding.ipynb #9368feb2
 class _LowRankInverse:
-    "An approximate inverse as a multiple of the identity and up to `k` changes of rank one. Full, it starts anew."
-    def __init__(self, z, k, scale): self.u, self.v, self.count, self.scale = z.new_zeros(len(z), k, z.shape[1]), z.new_zeros(len(z), k, z.shape[1]), 0, scale
-    def __call__(self, r): return self.scale * r + _along(self.u, self.v, r)
-    def transposed(self, s): return self.scale * s + _along(self.v, self.u, s)
+    """An approximate inverse as a multiple of the identity and up to `k` changes of rank one. Full,
+    it starts anew."""
+
+    def __init__(self, z, k, scale):
+        self.u = z.new_zeros(len(z), k, z.shape[1])
+        self.v = z.new_zeros(len(z), k, z.shape[1])
+        self.count = 0
+        self.scale = scale
+
+    def __call__(self, r):
+        return self.scale * r + _along(self.u, self.v, r)
+
+    def transposed(self, s):
+        return self.scale * s + _along(self.v, self.u, s)
+
     def add(self, u, v):
         i = self.count % self.u.shape[1]
-        if i == 0: self.u.zero_(), self.v.zero_()
+        if i == 0:
+            self.u.zero_(), self.v.zero_()
         self.u[:, i], self.v[:, i], self.count = u, v, self.count + 1
 
 
-def _along(u, v, r): return torch.einsum("bkn,bk->bn", u, torch.einsum("bkn,bn->bk", v, r))
+def _along(u, v, r):
+    return torch.einsum("bkn,bk->bn", u, torch.einsum("bkn,bn->bk", v, r))
 
 # %% ../../nbs/09_root_finding.ipynb #50ad258a
 class Broyden(RootSolver):
     "Learns the inverse Jacobian from the guesses: Broyden's good update. Source: Broyden (1965)."
-    def __init__(self,
-        memory: int | None = None,  # rank-one changes remembered before it starts anew; `None`: the whole matrix
-        start: str | float | None = None,  # of the inverse: 'jacobian' inverts one true Jacobian, a number is a multiple of the identity; `None`: 'jacobian', or 1 with limited memory
-        search: str | LineSearch | None = None,  # `None`: 'armijo' where a true Jacobian gives direction, else 'none'
+
+    def __init__(
+        self,
+        # rank-one changes remembered before it starts anew; `None`: the whole matrix
+        memory: int | None = None,
+        # of the inverse: 'jacobian' inverts one true Jacobian, a number is a multiple of the
+        # identity; `None`: 'jacobian', or 1 with limited memory
+        start: str | float | None = None,
+        # `None`: 'armijo' where a true Jacobian gives direction, else 'none'
+        search: str | LineSearch | None = None,
     ):
         super().__init__()
-        if memory is not None and (memory < 1 or isinstance(start, str)): raise ValueError(f"a limited memory holds at least one change and starts from a number; got memory={memory}, start={start!r}")
-        if isinstance(start, str): lookup("start", {"jacobian": None}, start)
-        self.memory, self.start = memory, start or ("jacobian" if memory is None else 1.)
+        if memory is not None and (memory < 1 or isinstance(start, str)):
+            raise ValueError(
+                "a limited memory holds at least one change and starts from a number; got "
+                f"memory={memory}, start={start!r}"
+            )
+        if isinstance(start, str):
+            lookup("start", {"jacobian": None}, start)
+        self.memory = memory
+        self.start = start or ("jacobian" if memory is None else 1.0)
         self.search = as_search(search or ("armijo" if self.start == "jacobian" else "none"))
 
     def begin(self, g, z):
-        if self.memory: return g(z), _LowRankInverse(z, self.memory, self.start)
+        if self.memory:
+            return g(z), _LowRankInverse(z, self.memory, self.start)
         eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
-        return g(z), _DenseInverse(_inverse(g, z, eye) if self.start == "jacobian" else self.start * eye)
+        return g(z), _DenseInverse(
+            _inverse(g, z, eye) if self.start == "jacobian" else self.start * eye
+        )
 
     def forward(self, g, z, r, h):
         new, out = self.search(g, z, r, -h(r))
-        s, y = new - z, out - r
+        s = new - z
+        y = out - r
         hy = h(y)
         scale = (s * hy).sum(1, keepdim=True)
-        usable = scale.abs() > torch.finfo(z.dtype).eps * torch.linalg.vector_norm(s, dim=1, keepdim=True) * torch.linalg.vector_norm(hy, dim=1, keepdim=True)
+        usable = scale.abs() > torch.finfo(z.dtype).eps * torch.linalg.vector_norm(
+            s, dim=1, keepdim=True
+        ) * torch.linalg.vector_norm(hy, dim=1, keepdim=True)
         h.add(((s - hy) / scale).where(usable, 0), h.transposed(s).where(usable, 0))
         if self.start == "jacobian":
             size = sample_norm(r)
             lost = (sample_norm(out) > size) & (size > 0)
-            if lost.any(): h.h = _inverse(g, new, h.h).where(lost[:, None, None], h.h)
+            if lost.any():
+                h.h = _inverse(g, new, h.h).where(lost[:, None, None], h.h)
         return new, out, h
 
-    def extra_repr(self): return f"memory={self.memory}, start={self.start!r}"
+    def extra_repr(self):
+        return f"memory={self.memory}, start={self.start!r}"
 
 # %% ../../nbs/09_root_finding.ipynb #4c307173
 def _inverse(g, z, other):  # of the Jacobian; `other` where it has none
@@ -427,18 +622,20 @@ def _inverse(g, z, other):  # of the Jacobian; `other` where it has none
 
 # %% ../../nbs/09_root_finding.ipynb #ded43c4a
 def gmres(
-    a: Callable,                  # $A$: a linear map `[B, n]` -> `[B, n]` that keeps samples apart
-    b: Tensor,                    # right-hand side, `[B, n]`
-    tol: float | Tensor = 1e-8,   # residual relative to `b`; a tensor `[B]` sets it for each sample
-    restart: int = 30,            # products before a restart: this many vectors are kept
-    cycles: int = 10,             # at most so many restarts
-) -> tuple[Tensor, Tensor]:       # x `[B, n]`, and the norm of its residual `[B]`
+    a: Callable,  # $A$: a linear map `[B, n]` -> `[B, n]` that keeps samples apart
+    b: Tensor,  # right-hand side, `[B, n]`
+    tol: float | Tensor = 1e-8,  # residual relative to `b`; a tensor `[B]` sets it for each sample
+    restart: int = 30,  # products before a restart: this many vectors are kept
+    cycles: int = 10,  # at most so many restarts
+) -> tuple[Tensor, Tensor]:  # x `[B, n]`, and the norm of its residual `[B]`
     "Solves $A x = b$ for every sample by products with $A$ alone. Source: Saad, Schultz (1986)."
-    x, r = torch.zeros_like(b), b
+    x = torch.zeros_like(b)
+    r = b
     size = torch.linalg.vector_norm(r, dim=1)
     bound = tol * size
     for _ in range(cycles):
-        if (size <= bound).all(): break
+        if (size <= bound).all():
+            break
         x = x + _krylov(a, r, bound, min(restart, b.shape[1]))
         r = b - a(x)
         size = torch.linalg.vector_norm(r, dim=1)
@@ -446,61 +643,83 @@ def gmres(
 
 # %% ../../nbs/09_root_finding.ipynb #70d33b88
 def _krylov(a, r, bound, m):  # one cycle: the best x in the span of r, Ar, ..., A^(m-1) r
-    b, eps = len(r), torch.finfo(r.dtype).eps
+    b = len(r)
+    eps = torch.finfo(r.dtype).eps
     beta = torch.linalg.vector_norm(r, dim=1)
-    basis, triangle = r.new_zeros(b, m + 1, r.shape[1]), r.new_zeros(b, m + 1, m)
-    rotation = torch.eye(m + 1, dtype=r.dtype, device=r.device).repeat(b, 1, 1)   # A basis = basis rotation^T triangle
+    basis = r.new_zeros(b, m + 1, r.shape[1])
+    triangle = r.new_zeros(b, m + 1, m)
+    # A basis = basis rotation^T triangle
+    rotation = torch.eye(m + 1, dtype=r.dtype, device=r.device).repeat(b, 1, 1)
     basis[:, 0] = r / beta.where(beta > 0, 1).unsqueeze(1)
     for j in range(m):
         w = a(basis[:, j])
-        least, column = 10 * eps * torch.linalg.vector_norm(w, dim=1), r.new_zeros(b, m + 1)
-        for _ in range(2):    # Gram-Schmidt, twice is enough
-            c = torch.einsum("bkn,bn->bk", basis[:, :j + 1], w)
-            column[:, :j + 1] += c
-            w = w - torch.einsum("bkn,bk->bn", basis[:, :j + 1], c)
+        least = 10 * eps * torch.linalg.vector_norm(w, dim=1)
+        column = r.new_zeros(b, m + 1)
+        for _ in range(2):  # Gram-Schmidt, twice is enough
+            c = torch.einsum("bkn,bn->bk", basis[:, : j + 1], w)
+            column[:, : j + 1] += c
+            w = w - torch.einsum("bkn,bk->bn", basis[:, : j + 1], c)
         length = torch.linalg.vector_norm(w, dim=1)
-        length = length.where(length > least, 0)      # nothing new: this sample is solved
-        basis[:, j + 1], column[:, j + 1] = (w / length.unsqueeze(1)).where(length.unsqueeze(1) > 0, 0), length
+        length = length.where(length > least, 0)  # nothing new: this sample is solved
+        basis[:, j + 1] = (w / length.unsqueeze(1)).where(length.unsqueeze(1) > 0, 0)
+        column[:, j + 1] = length
         triangle[:, :, j] = _rotate(rotation, torch.einsum("bij,bj->bi", rotation, column), j)
-        if j == m - 1 or (beta * rotation[:, j + 1, 0].abs() <= bound).all(): break
-    triangle, rhs = triangle[:, :j + 1, :j + 1], beta.unsqueeze(1) * rotation[:, :j + 1, 0]
+        if j == m - 1 or (beta * rotation[:, j + 1, 0].abs() <= bound).all():
+            break
+    triangle = triangle[:, : j + 1, : j + 1]
+    rhs = beta.unsqueeze(1) * rotation[:, : j + 1, 0]
     unused = triangle.diagonal(dim1=1, dim2=2) == 0
-    y = torch.linalg.solve_triangular(triangle + torch.diag_embed(unused.to(r)), rhs.where(~unused, 0).unsqueeze(2), upper=True)
-    return torch.einsum("bkn,bk->bn", basis[:, :j + 1], y.squeeze(2))
+    y = torch.linalg.solve_triangular(
+        triangle + torch.diag_embed(unused.to(r)), rhs.where(~unused, 0).unsqueeze(2), upper=True
+    )
+    return torch.einsum("bkn,bk->bn", basis[:, : j + 1], y.squeeze(2))
 
 # %% ../../nbs/09_root_finding.ipynb #c4d283ce
-def _rotate(rotation, column, j):  # Givens: entries j and j + 1 of the column become one, and the rotation remembers
+def _rotate(rotation, column, j):
+    "Givens: entries j and j + 1 of the column become one, and the rotation remembers."
     size = torch.hypot(column[:, j], column[:, j + 1])
-    cos, sin = (column[:, j] / size).where(size > 0, 1).unsqueeze(1), (column[:, j + 1] / size).where(size > 0, 0).unsqueeze(1)
-    upper, lower = rotation[:, j], rotation[:, j + 1]
-    rotation[:, j], rotation[:, j + 1] = cos * upper + sin * lower, cos * lower - sin * upper
-    column[:, j], column[:, j + 1] = size, 0.
+    cos = (column[:, j] / size).where(size > 0, 1).unsqueeze(1)
+    sin = (column[:, j + 1] / size).where(size > 0, 0).unsqueeze(1)
+    upper = rotation[:, j]
+    lower = rotation[:, j + 1]
+    turned = cos * upper + sin * lower, cos * lower - sin * upper
+    rotation[:, j], rotation[:, j + 1] = turned
+    column[:, j] = size
+    column[:, j + 1] = 0.0
     return column
 
 # %% ../../nbs/09_root_finding.ipynb #90a29d75
 class NewtonKrylov(RootSolver):
-    "Newton's method with products only: each linear system is solved by GMRES as far as is useful. Source: Eisenstat, Walker (1996)."
-    def __init__(self,
-        restart: int = 30,   # products before a restart
-        cycles: int = 2,     # of GMRES, an iteration
+    """Newton's method with products only: each linear system is solved by GMRES as far as is
+    useful. Source: Eisenstat, Walker (1996)."""
+
+    def __init__(
+        self,
+        restart: int = 30,  # products before a restart
+        cycles: int = 2,  # of GMRES, an iteration
         search: str | LineSearch = "armijo",
     ):
         super().__init__()
-        self.restart, self.cycles, self.search = restart, cycles, as_search(search)
+        self.restart = restart
+        self.cycles = cycles
+        self.search = as_search(search)
 
-    def begin(self, g, z): return g(z), torch.full_like(z[:, 0], .1)
+    def begin(self, g, z):
+        return g(z), torch.full_like(z[:, 0], 0.1)
 
     def forward(self, g, z, r, eta):
         step, _ = gmres(Linearization(g, z).jvp, -r, eta, self.restart, self.cycles)
         new, out = self.search(g, z, r, step)
-        progress = (sample_norm(out) / sample_norm(r)).nan_to_num(1.)
-        return new, out, (.9 * progress**2).clamp(1e-8, .1)
+        progress = (sample_norm(out) / sample_norm(r)).nan_to_num(1.0)
+        return new, out, (0.9 * progress**2).clamp(1e-8, 0.1)
 
-    def extra_repr(self): return f"restart={self.restart}, cycles={self.cycles}"
+    def extra_repr(self):
+        return f"restart={self.restart}, cycles={self.cycles}"
 
 # %% ../../nbs/09_root_finding.ipynb #56aa8fac
 class ImplicitGradient(torch.autograd.Function):
     "The identity on a root `z`, with $\\partial z/\\partial r = -J^{-1}$ for its residual `r`."
+
     @staticmethod
     def forward(ctx, solve, z, r):
         ctx.solve = solve
@@ -511,12 +730,23 @@ class ImplicitGradient(torch.autograd.Function):
         return None, None, -ctx.solve(gradient)
 
 # %% ../../nbs/09_root_finding.ipynb #d174f03b
-_FIRST = "the implicit gradient gives first derivatives only: for higher ones take two Newton steps from the detached root with create_graph=True, see the exercises of the page on roots"
+_FIRST = (
+    "the implicit gradient gives first derivatives only: for higher ones take two Newton steps "
+    "from the detached root with create_graph=True, see the exercises of the page on roots"
+)
 
 # %% ../../nbs/09_root_finding.ipynb #a6695f88
-def _dense(line, v, tol): return torch.linalg.solve_ex(line.matrix().mT, v.unsqueeze(2))[0].squeeze(2)
-def _gmres(line, v, tol): return gmres(line.vjp, v, tol)[0]
-def _anderson(line, v, tol): return iterate(Anderson(), lambda u: line.vjp(u) - v, v, Target(tol * sample_norm(v)))[0]
+def _dense(line, v, tol):
+    return torch.linalg.solve_ex(line.matrix().mT, v.unsqueeze(2))[0].squeeze(2)
+
+
+def _gmres(line, v, tol):
+    return gmres(line.vjp, v, tol)[0]
+
+
+def _anderson(line, v, tol):
+    return iterate(Anderson(), lambda u: line.vjp(u) - v, v, Target(tol * sample_norm(v)))[0]
+
 
 LINEAR_SOLVERS = {"dense": _dense, "gmres": _gmres, "anderson": _anderson}
 
@@ -524,48 +754,79 @@ LINEAR_SOLVERS = {"dense": _dense, "gmres": _gmres, "anderson": _anderson}
 def _solve_transposed(v, line, linear, tol, throw):  # J^T u = v
     with torch.no_grad(), _autocast(v, False):
         v = v.detach()
-        if linear == "auto": linear = "dense" if v.shape[1] <= 100 else "gmres"
+        if linear == "auto":
+            linear = "dense" if v.shape[1] <= 100 else "gmres"
         tol = tol or torch.finfo(v.dtype).eps ** (2 / 3)
-        u = lookup("linear", LINEAR_SOLVERS, linear)(line, v, tol) if isinstance(linear, str) else linear(line, v)
+        u = (
+            lookup("linear", LINEAR_SOLVERS, linear)(line, v, tol)
+            if isinstance(linear, str)
+            else linear(line, v)
+        )
         size = sample_norm(v)
         asks = size > 0
         u = u.where(asks.unsqueeze(1), v)  # nothing for nothing, and NaN for NaN, whatever J is
         left = sample_norm(line.vjp(u) - v)
-        good = ~asks | (left <= (10 * tol if linear in ("gmres", "anderson") else .01) * size)
-        if throw and not good.all(): raise _backward_error(left / size, good, linear)
+        good = ~asks | (left <= (10 * tol if linear in ("gmres", "anderson") else 0.01) * size)
+        if throw and not good.all():
+            raise _backward_error(left / size, good, linear)
     return _once(_FIRST, line.r, u)[0]
 
 # %% ../../nbs/09_root_finding.ipynb #d1762a99
 def _backward_error(error, good, linear):
-    worst = int(error.where(~good, -1.).nan_to_num(math.inf).argmax())
-    return RootError(f"the linear system of the implicit gradient was not solved ({linear}): sample {worst} is left with a relative residual of {error[worst]:.1e}. Its Jacobian may be singular at the root; "
-                     "samples may interact, then pass batch_dims=0; or more iterations may be needed, then try another linear solver, 'dense' or 'gmres'", Status.NOT_CONVERGED, worst)
+    worst = int(error.where(~good, -1.0).nan_to_num(math.inf).argmax())
+    return RootError(
+        f"the linear system of the implicit gradient was not solved ({linear}): "
+        f"sample {worst} is left with a relative residual of {error[worst]:.1e}. Its "
+        "Jacobian may be singular at the root; "
+        "samples may interact, then pass batch_dims=0; or more iterations may be "
+        "needed, then try another linear solver, 'dense' or "
+        "'gmres'",
+        Status.NOT_CONVERGED,
+        worst,
+    )
 
 # %% ../../nbs/09_root_finding.ipynb #f342dfb4
 class RootError(SolverError):
-    "A root that was not found, or not differentiated. Carries `status` and, where there is one, the `log`."
+    """A root that was not found, or not differentiated. Carries `status` and, where there is one,
+    the `log`."""
+
     def __init__(self, text, status, worst, log=None):
         RuntimeError.__init__(self, text)
-        self.status, self.log, self.stats = status, log, Stats(nfe=log.nfe if log else 0, status=status, worst=(worst,))
+        self.status = status
+        self.log = log
+        self.stats = Stats(nfe=log.nfe if log else 0, status=status, worst=(worst,))
         self._raised = text, status, worst, log
 
-    def __reduce__(self): return RootError, self._raised
+    def __reduce__(self):
+        return RootError, self._raised
 
 # %% ../../nbs/09_root_finding.ipynb #8bc36c25
 def implicit(
-    g: Callable,           # `g(z)` or `g(z, args)`, with the root `z`; or a `Residual`
-    z: Any,                # a root of it, found in any way; a tensor or a nest of tensors
+    g: Callable,  # `g(z)` or `g(z, args)`, with the root `z`; or a `Residual`
+    z: Any,  # a root of it, found in any way; a tensor or a nest of tensors
     *,
-    args: Any = None, jac: Callable | None = None, batch_dims: int | None = None, fixed: bool = False,  # as for `Residual`
-    linear: str | Callable = "auto",  # for $J^\top u = v$: 'dense', 'gmres', 'anderson', or `solve(linearization, v [B, n]) -> u`; 'auto': dense up to 100 unknowns
-    tol: float | None = None,         # of an iterative solver, relative; default two thirds of the digits
-    throw: bool = True,    # raise `RootError` in the backward pass if the linear system was not solved
-) -> Any:                  # the same numbers, attached to everything that `g` depends on
-    "Gives a root its derivatives by the implicit function theorem. Source: Krantz, Parks (2002); in networks, Bai, Kolter, Koltun (2019)."
-    if not isinstance(g, Residual): g = Residual(g, z, args, jac, batch_dims, fixed)
+    # as for `Residual`
+    args: Any = None,
+    jac: Callable | None = None,
+    batch_dims: int | None = None,
+    fixed: bool = False,
+    # for $J^\top u = v$: 'dense', 'gmres', 'anderson', or `solve(linearization, v [B, n]) -> u`;
+    # 'auto': dense up to 100 unknowns
+    linear: str | Callable = "auto",
+    # of an iterative solver, relative; default two thirds of the digits
+    tol: float | None = None,
+    # raise `RootError` in the backward pass if the linear system was not solved
+    throw: bool = True,
+) -> Any:  # the same numbers, attached to everything that `g` depends on
+    """Gives a root its derivatives by the implicit function theorem. Source: Krantz, Parks (2002);
+    in networks, Bai, Kolter, Koltun (2019)."""
+    if not isinstance(g, Residual):
+        g = Residual(g, z, args, jac, batch_dims, fixed)
     flat = g.ravel(z).detach()
-    if torch.is_grad_enabled() and g.tracked is None: g(flat)
-    if not torch.is_grad_enabled() or not g.tracked: return g.unravel(flat)
+    if torch.is_grad_enabled() and g.tracked is None:
+        g(flat)
+    if not torch.is_grad_enabled() or not g.tracked:
+        return g.unravel(flat)
     line = Linearization(g, flat)
     solve = functools.partial(_solve_transposed, line=line, linear=linear, tol=tol, throw=throw)
     return g.unravel(ImplicitGradient.apply(solve, flat, line.r))
@@ -573,27 +834,46 @@ def implicit(
 # %% ../../nbs/09_root_finding.ipynb #457df154
 class Root(NamedTuple):
     "A root and how it was found. Unpacks as `(z, log)`."
+
     z: Any
     log: Log
 
     @property
-    def residual(self) -> Tensor: return self.log.residual
+    def residual(self) -> Tensor:
+        return self.log.residual
 
     @property
-    def iterations(self) -> Tensor: return self.log.iterations
+    def iterations(self) -> Tensor:
+        return self.log.iterations
 
     @property
-    def status(self) -> Tensor: return self.log.status
+    def status(self) -> Tensor:
+        return self.log.status
 
     @property
-    def converged(self) -> Tensor: return self.log.status == Status.SUCCESS
+    def converged(self) -> Tensor:
+        return self.log.status == Status.SUCCESS
 
     def __repr__(self):
-        return f"Root({int(self.converged.sum())} of {self.status.numel()} samples converged, residuals up to {self.residual.max():.2g}, iterations up to {int(self.iterations.max())})" if self.status.numel() else "Root(no samples)"
+        return (
+            f"Root({int(self.converged.sum())} of {self.status.numel()} samples converged, "
+            f"residuals up to {self.residual.max():.2g}, iterations up to "
+            f"{int(self.iterations.max())})"
+            if self.status.numel()
+            else "Root(no samples)"
+        )
 
 # %% ../../nbs/09_root_finding.ipynb #36afaf56
-ROOT_SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden, "lbroyden": functools.partial(Broyden, memory=20), "newton": Newton,
-                "chord": functools.partial(Newton, refresh=None), "newton_krylov": NewtonKrylov}
+ROOT_SOLVERS = {
+    "picard": Picard,
+    "anderson": Anderson,
+    "broyden": Broyden,
+    "lbroyden": functools.partial(Broyden, memory=20),
+    "newton": Newton,
+    "chord": functools.partial(Newton, refresh=None),
+    "newton_krylov": NewtonKrylov,
+}
+
 
 def as_root_solver(
     solver: str | type | RootSolver,
@@ -601,89 +881,190 @@ def as_root_solver(
 ) -> RootSolver:
     "The root solver for a name, a class or an instance."
     if isinstance(solver, RootSolver):
-        if search is not None: raise ValueError(f"search= cannot apply to a solver that is made already: write {type(solver).__name__}(search={search!r})")
+        if search is not None:
+            raise ValueError(
+                "search= cannot apply to a solver that is made "
+                f"already: write {type(solver).__name__}(search={search!r})"
+            )
         return solver
     make = lookup("solver", ROOT_SOLVERS, solver)
-    if make in (Picard, Anderson) and search is not None: raise ValueError(f"search= cannot apply: {make.__name__} takes its step as it is; damp it with beta=, or take 'broyden', 'newton', 'chord' or 'newton_krylov'")
+    if make in (Picard, Anderson) and search is not None:
+        raise ValueError(
+            f"search= cannot apply: {make.__name__} takes its step as it is; damp it with beta=, "
+            "or take 'broyden', 'newton', 'chord' or 'newton_krylov'"
+        )
     made = make() if search is None else make(search=search)
-    if not isinstance(made, RootSolver): raise TypeError(f"a solver is a name, a RootSolver or a class of them; got {type(made).__name__}. Known names: {', '.join(sorted(ROOT_SOLVERS))}")
+    if not isinstance(made, RootSolver):
+        raise TypeError(
+            "a solver is a name, a RootSolver or a "
+            "class of them; got "
+            f"{type(made).__name__}. Known names: "
+            f"{', '.join(sorted(ROOT_SOLVERS))}"
+        )
     return made
 
 # %% ../../nbs/09_root_finding.ipynb #55cefbd3
 def root_find(
-    g: Callable,            # `g(z)` or `g(z, args)`, of the shape and structure of `z`
-    z: Any,                 # first guess: a tensor `[B, *shape]`, or a nest of tensors
-    solver: str | RootSolver = "broyden",  # 'broyden', 'lbroyden', 'newton', 'chord', 'newton_krylov', 'anderson', 'picard', or an object
+    g: Callable,  # `g(z)` or `g(z, args)`, of the shape and structure of `z`
+    z: Any,  # first guess: a tensor `[B, *shape]`, or a nest of tensors
+    # 'broyden', 'lbroyden', 'newton', 'chord', 'newton_krylov', 'anderson', 'picard', or an object
+    solver: str | RootSolver = "broyden",
     *,
-    tol: float = 1e-6,      # the residual asked for, root mean square, of each sample
-    rtol: float = 0.,       # what may be added to it, relative to the residual of the first guess
+    tol: float = 1e-6,  # the residual asked for, root mean square, of each sample
+    rtol: float = 0.0,  # what may be added to it, relative to the residual of the first guess
     x_tol: float = math.inf,  # the last step must be at most this long, too
     max_iter: int = 200,
-    args: Any = None,       # handed to `g`
-    jac: Callable | None = None,  # the Jacobian of `g`, `[B, n, n]`, in the form of `g`; default by autograd
-    search: str | LineSearch | None = None,  # for a solver given by name: 'none', 'armijo', 'naive' or an object
-    batch_dims: int | None = None,  # leading dimensions that count independent samples; default 1, or 0 if a tensor has fewer than two dimensions
-    throw: bool = True,     # raise `RootError` if a sample fails; else see `root.status`
-    implicit: bool | str | Callable = True,  # attach gradients; a name or function says how the linear system is solved, see `implicit`
-) -> Root:                  # unpacks as `(z, log)`
+    args: Any = None,  # handed to `g`
+    # the Jacobian of `g`, `[B, n, n]`, in the form of `g`; default by autograd
+    jac: Callable | None = None,
+    # for a solver given by name: 'none', 'armijo', 'naive' or an object
+    search: str | LineSearch | None = None,
+    # leading dimensions that count independent samples; default 1, or 0 if a tensor has fewer than
+    # two dimensions
+    batch_dims: int | None = None,
+    throw: bool = True,  # raise `RootError` if a sample fails; else see `root.status`
+    # attach gradients; a name or function says how the linear system is solved, see `implicit`
+    implicit: bool | str | Callable = True,
+) -> Root:  # unpacks as `(z, log)`
     "Solves $g(z) = 0$ for each sample, starting from `z`."
     _check_options(tol=tol, x_tol=x_tol, max_iter=max_iter)
-    return _find(Residual(g, z, args, jac, batch_dims), z, as_root_solver(solver, search), Target(tol, rtol, x_tol), max_iter, throw, implicit)
+    return _find(
+        Residual(g, z, args, jac, batch_dims),
+        z,
+        as_root_solver(solver, search),
+        Target(tol, rtol, x_tol),
+        max_iter,
+        throw,
+        implicit,
+    )
 
 # %% ../../nbs/09_root_finding.ipynb #2e150ab4
 def fixed_point(
-    f: Callable,            # `f(z)` or `f(z, args)`
-    z: Any,                 # first guess
+    f: Callable,  # `f(z)` or `f(z, args)`
+    z: Any,  # first guess
     solver: str | RootSolver = "anderson",
     *,
-    tol: float = 1e-6, rtol: float = 0., x_tol: float = math.inf, max_iter: int = 200, args: Any = None,
+    tol: float = 1e-6,
+    rtol: float = 0.0,
+    x_tol: float = math.inf,
+    max_iter: int = 200,
+    args: Any = None,
     jac: Callable | None = None,  # the Jacobian of `f`
-    search: str | LineSearch | None = None, batch_dims: int | None = None, throw: bool = True, implicit: bool | str | Callable = True,
+    search: str | LineSearch | None = None,
+    batch_dims: int | None = None,
+    throw: bool = True,
+    implicit: bool | str | Callable = True,
 ) -> Root:
     "Solves $z = f(z)$, the root of $z - f(z)$. Options as for `root_find`."
     _check_options(tol=tol, x_tol=x_tol, max_iter=max_iter)
-    return _find(Residual(f, z, args, jac, batch_dims, fixed=True), z, as_root_solver(solver, search), Target(tol, rtol, x_tol), max_iter, throw, implicit)
+    return _find(
+        Residual(f, z, args, jac, batch_dims, fixed=True),
+        z,
+        as_root_solver(solver, search),
+        Target(tol, rtol, x_tol),
+        max_iter,
+        throw,
+        implicit,
+    )
 
 # %% ../../nbs/09_root_finding.ipynb #2d7f99e2
 def _find(g, z, solver, target, max_iter, throw, gradient):
     flat = g.ravel(z).detach()
-    with _autocast(flat, False): flat, log = iterate(solver, g, flat, target, max_iter)
-    if throw and (log.status != Status.SUCCESS).any(): raise _failure(solver, g, flat, log, target)
+    with _autocast(flat, False):
+        flat, log = iterate(solver, g, flat, target, max_iter)
+    if throw and (log.status != Status.SUCCESS).any():
+        raise _failure(solver, g, flat, log, target)
     z = g.unravel(flat)
-    if gradient: z = implicit(g, z, linear="auto" if gradient is True else gradient, throw=throw)
-    return Root(z, Log(*(v.reshape(g.batch) for v in log[:3]), log.history.reshape(len(log.history), *g.batch), *log[4:]))
+    if gradient:
+        z = implicit(g, z, linear="auto" if gradient is True else gradient, throw=throw)
+    return Root(
+        z,
+        Log(
+            *(v.reshape(g.batch) for v in log[:3]),
+            log.history.reshape(len(log.history), *g.batch),
+            *log[4:],
+        ),
+    )
 
 # %% ../../nbs/09_root_finding.ipynb #a1f7d0fe
 def _check_options(**options):
-    if torch._C._are_functorch_transforms_active(): raise RuntimeError("root finding iterates until the numbers are good enough, which torch.func transforms hide: give the batch as the leading dimension of z, and differentiate with torch.autograd")
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "root finding iterates "
+            "until the numbers are "
+            "good enough, which "
+            "torch.func transforms "
+            "hide: give the batch as "
+            "the leading dimension of "
+            "z, and differentiate with "
+            "torch.autograd"
+        )
     for name, value in options.items():
-        if not (torch.as_tensor(value) > 0).all(): raise ValueError(f"{name} must be positive; got {value}")
+        if not (torch.as_tensor(value) > 0).all():
+            raise ValueError(f"{name} must be positive; got {value}")
 
 # %% ../../nbs/09_root_finding.ipynb #db61d214
 def _failure(solver, g, z, log, target):
     bad = log.status != Status.SUCCESS
-    worst = int(log.residual.where(bad, -1.).nan_to_num(math.inf).argmax())
-    status, wanted = Status(int(log.status[worst])), torch.as_tensor(target.bound(log.history[0])).expand(len(bad))[worst]
+    worst = int(log.residual.where(bad, -1.0).nan_to_num(math.inf).argmax())
+    status = Status(int(log.status[worst]))
+    wanted = torch.as_tensor(target.bound(log.history[0])).expand(len(bad))[worst]
     noise = 10 * torch.finfo(z.dtype).eps * sample_norm(z)[worst].clamp(min=1)
-    advice = ("There g is NaN or infinite, or its Jacobian is singular: start closer, damp the iteration, or use search='armijo'" if status is Status.NON_FINITE else
-              f"That is the rounding of {z.dtype}: ask for less, or use double precision" if log.residual[worst] <= noise else
-              "Raise max_iter, start closer, damp the iteration or take another solver; if samples interact, pass batch_dims=0")
-    return RootError(f"{status.name}: {int(bad.sum())} of {len(bad)} samples were not solved; the worst is sample {worst}, residual {log.residual[worst]:.3g} after {int(log.iterations[worst])} iterations of {type(solver).__name__}, "
-                     f"wanted {wanted:.3g}. {advice} [{g.nfe} evaluations, {g.products} products with the Jacobian]", status, worst, log)
+    advice = (
+        "There g is NaN or infinite, or its Jacobian is singular: start closer, damp the "
+        "iteration, or use search='armijo'"
+        if status is Status.NON_FINITE
+        else f"That is the rounding of {z.dtype}: ask for less, or use double precision"
+        if log.residual[worst] <= noise
+        else "Raise max_iter, start closer, damp the iteration or take another solver; if "
+        "samples interact, pass batch_dims=0"
+    )
+    return RootError(
+        f"{status.name}: {int(bad.sum())} of {len(bad)} samples were not solved; the "
+        f"worst is sample {worst}, residual {log.residual[worst]:.3g} after "
+        f"{int(log.iterations[worst])} iterations of {type(solver).__name__}, "
+        f"wanted {wanted:.3g}. {advice} [{g.nfe} evaluations, {g.products} products "
+        "with the Jacobian]",
+        status,
+        worst,
+        log,
+    )
 
 # %% ../../nbs/09_root_finding.ipynb #2b6a80e3
 def root_find_v1(
-    g: Callable, z: Tensor,      # `g` from `[B, n]` to `[B, n]`, and the first guess
-    alpha: float = 1.,           # length of the step that is tried first
-    f_tol: float = 1e-2, f_rtol: float = 1e-1,  # the residual must be below both, the second times that of the first guess
-    x_tol: float = 1e-2, x_rtol: float = 1.,    # the last step must be below their sum, the second times the unknown
+    g: Callable,
+    z: Tensor,  # `g` from `[B, n]` to `[B, n]`, and the first guess
+    alpha: float = 1.0,  # length of the step that is tried first
+    # the residual must be below both, the second times that of the first guess
+    f_tol: float = 1e-2,
+    f_rtol: float = 1e-1,
+    # the last step must be below their sum, the second times the unknown
+    x_tol: float = 1e-2,
+    x_rtol: float = 1.0,
     maxiters: int = 100,
-    method: str = "broyden",     # 'broyden', 'broyden_fast' (the same), 'newton' or 'chord'
+    method: str = "broyden",  # 'broyden', 'broyden_fast' (the same), 'newton' or 'chord'
     search_method: str = "naive",  # 'armijo', 'naive' or 'none'
-) -> Root:                       # unpacks as `(z, log)`; a sample that did not converge is in `log.status`
+    # unpacks as `(z, log)`; a sample that did not converge is in `log.status`
+) -> Root:
     "`root_find` as TorchDyn 1 called it."
-    methods = {"broyden": Broyden, "broyden_fast": Broyden, "newton": Newton, "chord": ROOT_SOLVERS["chord"]}
-    solver = lookup("method", methods, method)(search=lookup("search_method", SEARCHES, search_method)(alpha=alpha))
-    norm, residual = functools.partial(torch.linalg.vector_norm, dim=-1), Residual(g, z)
+    methods = {
+        "broyden": Broyden,
+        "broyden_fast": Broyden,
+        "newton": Newton,
+        "chord": ROOT_SOLVERS["chord"],
+    }
+    solver = lookup("method", methods, method)(
+        search=lookup("search_method", SEARCHES, search_method)(alpha=alpha)
+    )
+    norm = functools.partial(torch.linalg.vector_norm, dim=-1)
+    residual = Residual(g, z)
     first = norm(residual(residual.ravel(z).detach()))
-    return _find(residual, z, solver, Target((f_rtol * first).clamp(max=f_tol), 0., x_tol, x_rtol, norm), maxiters, False, True)
+    return _find(
+        residual,
+        z,
+        solver,
+        Target((f_rtol * first).clamp(max=f_tol), 0.0, x_tol, x_rtol, norm),
+        maxiters,
+        False,
+        True,
+    )

@@ -23,10 +23,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .control import Tolerance
 from .dense import basis, interpolant
-from .integrals import Integrals, Quadrature, fractions_as_tensor, patience_for, sized
+from torchdyn.numerics.integrals import (
+    Integrals,
+    Quadrature,
+    fractions_as_tensor,
+    patience_for,
+    sized,
+)
 from .integrate import Integrator, Problem, Segment, integrate, points_of
 from .integrate import select_memory
-from .states import SolverError, Stats, Status, VectorField, as_time
+from .states import SolverError, Stats, VectorField
 from .steppers import Stepper
 
 # %% ../../nbs/06_sensitivity.ipynb #ef32bd66
@@ -39,57 +45,98 @@ def parameters_of(f: Callable) -> list:
 def differentiable_tensors(
     f: VectorField,
     extra: tuple = (),  # further tensors the field depends on
-) -> tuple:             # those that require a gradient, each once
+) -> tuple:  # those that require a gradient, each once
     "The parameters of the field, the tensors in its `args`, its control, and `extra`."
-    found = {id(v): v for v in (*parameters_of(f.f), *tree_leaves((f.args, f.control)), *extra) if isinstance(v, Tensor) and v.requires_grad}
+    found = {
+        id(v): v
+        for v in (*parameters_of(f.f), *tree_leaves((f.args, f.control)), *extra)
+        if isinstance(v, Tensor) and v.requires_grad
+    }
     return tuple(found.values())
 
 # %% ../../nbs/06_sensitivity.ipynb #4cb5a390
 def _strangers(output, known):  # leaves of the graph of `output` that are not `known`
     known = {torch.autograd.graph.get_gradient_edge(v).node for v in known}
-    seen, stack = set(), [output.grad_fn]
+    seen = set()
+    stack = [output.grad_fn]
     while stack:
         node = stack.pop()
-        if node is None or node in seen or node in known: continue
+        if node is None or node in seen or node in known:
+            continue
         seen.add(node)
-        if hasattr(node, "variable"): yield node.variable
+        if hasattr(node, "variable"):
+            yield node.variable
         stack.extend(parent for parent, _ in node.next_functions)
 
 
 def _check_strangers(dx, known):
     for v in _strangers(dx, known):
-        raise ValueError(f"the vector field uses a tensor of shape {list(v.shape)} that requires grad but is neither a parameter of the field, nor in args, nor in "
-                         "optimizable_params: its gradient would be lost. Make it an nn.Parameter of a module, pass it through args=, or name it in optimizable_params=")
+        raise ValueError(
+            f"the vector field uses a tensor of shape {list(v.shape)} that requires "
+            "grad but is neither a parameter of the field, nor in args, nor in "
+            "optimizable_params: its gradient would be lost. Make it an nn.Parameter "
+            "of a module, pass it through args=, or name it in optimizable_params="
+        )
 
 
 def _dice(x):  # what a draw of random numbers would change
-    return torch.cuda.default_generators[x.device.index].get_offset() if x.is_cuda else torch.get_rng_state()
+    return (
+        torch.cuda.default_generators[x.device.index].get_offset()
+        if x.is_cuda
+        else torch.get_rng_state()
+    )
 
 # %% ../../nbs/06_sensitivity.ipynb #1a7b35c3
 class _Forgetful:
-    "The field for a solve that keeps no graph: evaluated with gradients on, as the caller has them, and detached."
+    """The field for a solve that keeps no graph: evaluated with gradients on, as the caller has
+    them, and detached."""
+
     def __init__(self, f, known=None):
-        self.f, self.known, self.calls, self.random = f, known, 0 if known is not None else 2, False     # without `known` nothing is checked
-        self.layout, self.count_jacobian = getattr(f, "layout", None), getattr(f, "count_jacobian", None)
+        # without `known` nothing is checked
+        self.f = f
+        self.known = known
+        self.calls = 0 if known is not None else 2
+        self.random = False
+        self.layout = getattr(f, "layout", None)
+        self.count_jacobian = getattr(f, "count_jacobian", None)
 
     def __call__(self, t, x):
-        if torch.is_grad_enabled(): return self.f(t, x)          # an implicit stepper differentiates the field itself
+        # an implicit stepper differentiates the field itself
+        if torch.is_grad_enabled():
+            return self.f(t, x)
         if self.calls > 1:
-            with torch.enable_grad(): return self.f(t, x).detach()
-        before, self.calls, x = _dice(x), self.calls + 1, x.detach().requires_grad_()      # a field may make its input require grad: no stranger
-        with torch.enable_grad(): dx = self.f(t, x)
-        self.random = not (before.equal(_dice(x)) if isinstance(before, Tensor) else before == _dice(x))
-        if self.calls == 1: _check_strangers(dx, (*self.known, x))
-        else: self.check()
+            with torch.enable_grad():
+                return self.f(t, x).detach()
+        # a field may make its input require grad: no stranger
+        before = _dice(x)
+        self.calls = self.calls + 1
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            dx = self.f(t, x)
+        self.random = not (
+            before.equal(_dice(x)) if isinstance(before, Tensor) else before == _dice(x)
+        )
+        if self.calls == 1:
+            _check_strangers(dx, (*self.known, x))
+        else:
+            self.check()
         return dx.detach()
 
     def check(self):
-        if self.random: raise RuntimeError("the vector field draws random numbers each time it is evaluated (dropout in training mode?), so it cannot be evaluated again for its gradient: "
-                                           "call .eval() on it, draw the noise once a solve, or take sensitivity='autograd'")
+        if self.random:
+            raise RuntimeError(
+                "the vector field draws random numbers each time it is "
+                "evaluated (dropout in training mode?), so it cannot "
+                "be evaluated again for its gradient: "
+                "call .eval() on it, draw the noise once a solve, or "
+                "take sensitivity='autograd'"
+            )
 
 # %% ../../nbs/06_sensitivity.ipynb #2d487c29
 class _Setting:
-    "How functions, a field and its integrands, were called in the forward pass, to call them so again."
+    """How functions, a field and its integrands, were called in the forward pass, to call them so
+    again."""
+
     def __init__(self, x, *functions):
         self.kind = x.device.type
         enabled = torch.is_autocast_enabled(self.kind)
@@ -107,20 +154,30 @@ class _Setting:
             found.update((id(v), (f"{name!r} of the field", v)) for name, v in held.items())
             others = (getattr(f, "args", ()), getattr(f, "control", None))
             for name, given in zip(("a tensor in args", "the initial state"), others):
-                found.update((id(v), (name, v)) for v in tree_leaves(given) if isinstance(v, Tensor))
-        return [(name, v) for name, v in found.values() if not (v.requires_grad or v.is_inference())]
+                found.update(
+                    (id(v), (name, v)) for v in tree_leaves(given) if isinstance(v, Tensor)
+                )
+        return [
+            (name, v) for name, v in found.values() if not (v.requires_grad or v.is_inference())
+        ]
 
     def settle(self):
-        "Call it after the forward pass: from now on nothing may change, but what the functions changed themselves."
-        self.versions = [(name, v, before) for name, v, before in self.versions if v._version == before]
+        """Call it after the forward pass: from now on nothing may change, but what the functions
+        changed themselves."""
+        self.versions = [
+            (name, v, before) for name, v, before in self.versions if v._version == before
+        ]
 
     def check(self):
         for name, v, version in self.versions:
             if v._version != version:
                 raise RuntimeError(
-                    f"{name}, a tensor of shape {list(v.shape)}, was changed in place between the solve and its "
-                    "backward pass, which evaluates the field again: change a copy of it, or change it after "
-                    "backward(), or take sensitivity='autograd'")
+                    f"{name}, a tensor of shape {list(v.shape)}, was changed in place between the "
+                    "solve and its "
+                    "backward pass, which evaluates the field again: change a copy of it, or "
+                    "change it after "
+                    "backward(), or take sensitivity='autograd'"
+                )
 
     @contextlib.contextmanager
     def again(self):
@@ -185,26 +242,34 @@ class _Once(torch.autograd.Function):
         return tuple(v.view_as(v) if isinstance(v, Tensor) else v for v in gradients)
 
     @staticmethod
-    def backward(ctx, *_): raise RuntimeError(ctx.advice)
+    def backward(ctx, *_):
+        raise RuntimeError(ctx.advice)
 
 
-def _once(advice, anchor, *gradients): return _Once.apply(advice, anchor, *gradients) if torch.is_grad_enabled() else gradients
+def _once(advice, anchor, *gradients):
+    return _Once.apply(advice, anchor, *gradients) if torch.is_grad_enabled() else gradients
 
 
-_FIRST = "only sensitivity='autograd' can be differentiated twice; the others give first derivatives"
+_FIRST = (
+    "only sensitivity='autograd' can be differentiated twice; the others give first derivatives"
+)
 
 # %% ../../nbs/06_sensitivity.ipynb #3a0a84f9
 class Trail:
-    "An observer that remembers where steps began, all of them or as many as there is room for, and gives them back last one first."
-    def __init__(self,
+    """An observer that remembers where steps began, all of them or as many as there is room for,
+    and gives them back last one first."""
+
+    def __init__(
+        self,
         stepper: Stepper,
-        room: int | None = None,  # states to keep at most, each with what the stepper remembers; `None`: all
+        # states to keep at most, each with what the stepper remembers; `None`: all
+        room: int | None = None,
     ):
         self.stepper = stepper
         self.room = room
         self.stride = 1
-        self.steps = []      # (t, dt, end, fresh) of each
-        self.kept = []       # (index, state, memory) of some
+        self.steps = []  # (t, dt, end, fresh) of each
+        self.kept = []  # (index, state, memory) of some
         self.memory = None
 
     def __call__(self, segment):
@@ -258,10 +323,11 @@ def _stride(steps, slots):  # how far ahead to leave the next mark
 # %% ../../nbs/06_sensitivity.ipynb #dc897bad
 class Undone(Trail):
     "A trail that keeps only where it ends, for steppers that can go back."
+
     def __init__(self, stepper, room=None):
         super().__init__(stepper)
         self.x = None
-        self.ends = {}      # the memory at the end of each piece, but the last
+        self.ends = {}  # the memory at the end of each piece, but the last
 
     def __call__(self, segment):
         if self.steps and segment.fresh:
@@ -285,15 +351,18 @@ class Undone(Trail):
             x = was
             memory = self.ends.get(k, before)
 
-    def leave_out(self,
-        failed: Tensor,   # which samples, `[B]`
+    def leave_out(
+        self,
+        failed: Tensor,  # which samples, `[B]`
         f: Callable,
-        x: Tensor,        # the initial states, which stand in for theirs
+        x: Tensor,  # the initial states, which stand in for theirs
     ):
         "Forgets the steps of samples that failed: the way back to where they came from is lost."
         t, size, _, _ = self.steps[0]
         failed = failed.reshape(size.shape)
-        self.steps = [(t, torch.where(failed, 0, dt), end, fresh) for t, dt, end, fresh in self.steps]
+        self.steps = [
+            (t, torch.where(failed, 0, dt), end, fresh) for t, dt, end, fresh in self.steps
+        ]
         self.x = torch.where(failed, x, self.x)
         with torch.no_grad():
             begun = self.stepper.begin(f, t, x)
@@ -302,7 +371,8 @@ class Undone(Trail):
 
 # %% ../../nbs/06_sensitivity.ipynb #56b0ee91
 def _retrace(f, problem, trail, states, gradient, sums, integrals, tensors):
-    "Takes the steps again, last one first, and pulls the gradient of states and integrals through each."
+    """Takes the steps again, last one first, and pulls the gradient of states and integrals through
+    each."""
     points = points_of(problem, states[0])
     claims = [points.claim(Segment(t, None, dt, end, None)) for t, dt, end, _ in trail.steps]
     failed = torch.as_tensor(problem.stats.status) > 0
@@ -315,7 +385,7 @@ def _retrace(f, problem, trail, states, gradient, sums, integrals, tensors):
     total = [None] * len(tensors)
     start = states[0]
     for k, start, memory in trail.back(_Forgetful(f)):
-        if some_failed:      # what stays where it was is evaluated where that is harmless
+        if some_failed:  # what stays where it was is evaluated where that is harmless
             stays = failed.reshape(trail.steps[k][1].shape) & (trail.steps[k][1] == 0)
             start = torch.where(stays, states[0], start)
         with torch.enable_grad():
@@ -331,10 +401,12 @@ def _retrace(f, problem, trail, states, gradient, sums, integrals, tensors):
         outputs, cotangents = zip(*pairs)
         slopes = torch.autograd.grad(outputs, [*inputs, *tensors], cotangents, allow_unused=True)
         adjoint = torch.zeros_like(x) if slopes[0] is None else slopes[0]
-        carried = list(slopes[1:len(inputs)])
-        total = [_plus(a, b) for a, b in zip(total, slopes[len(inputs):])]
+        carried = list(slopes[1 : len(inputs)])
+        total = [_plus(a, b) for a, b in zip(total, slopes[len(inputs) :])]
     if isinstance(trail, Undone) and trail.steps:
-        _warn_of_drift("the steps undone", start, states[0], problem.stats, problem.integrator.tolerance)
+        _warn_of_drift(
+            "the steps undone", start, states[0], problem.stats, problem.integrator.tolerance
+        )
     return adjoint + gradient[0], total
 
 
@@ -358,7 +430,9 @@ def _tensors_in(memory):
 
 # %% ../../nbs/06_sensitivity.ipynb #69445633
 class Discrete(torch.autograd.Function):
-    "The exact gradient of the discrete solution, by taking each step again. Source: Griewank, Walther (2000); Kidger et al. (2021) and McCallum, Foster (2024) for reversible steppers."
+    """The exact gradient of the discrete solution, by taking each step again. Source: Griewank,
+    Walther (2000); Kidger et al. (2021) and McCallum, Foster (2024) for reversible steppers."""
+
     @staticmethod
     def forward(ctx, problem, trail, x, *tensors):
         ctx.problem = problem
@@ -373,13 +447,15 @@ class Discrete(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, *integrals):
         states, *tensors = ctx.saved_tensors
-        live = [v for v in tensors if v.requires_grad]     # some may have been frozen since
+        live = [v for v in tensors if v.requires_grad]  # some may have been frozen since
         with ctx.setting.again() as (f, *integrands):
             before = f.nfe
             problem = ctx.problem._replace(integrands=integrands)
             if ctx.sums:
                 ctx.sums.integrands = integrands
-            adjoint, gradients = _retrace(f, problem, ctx.trail, states, gradient, ctx.sums, integrals, live)
+            adjoint, gradients = _retrace(
+                f, problem, ctx.trail, states, gradient, ctx.sums, integrals, live
+            )
         ctx.problem.stats.nfe_backward += f.nfe - before
         return None, None, *_once(_FIRST, states, adjoint, *_for_each(gradients, tensors))
 
@@ -406,22 +482,25 @@ def _forget(problem, x, tensors, *observers):
 
 # %% ../../nbs/06_sensitivity.ipynb #15020054
 def pullback(
-    f: Callable,             # the field, `f(t, x)`
-    t, x: Tensor,
-    adjoint: Tensor,         # the shape of `x`
-    forcing: tuple = (),     # pairs of an integrand `g(t, x)` and the gradient that its integral receives
+    f: Callable,  # the field, `f(t, x)`
+    t,
+    x: Tensor,
+    adjoint: Tensor,  # the shape of `x`
+    # pairs of an integrand `g(t, x)` and the gradient that its integral receives
+    forcing: tuple = (),
     differentiable: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"$f$ and $(\partial f / \partial x)^\top \lambda + \sum_k (\partial g_k/\partial x)^\top c_k$."
     x, dx, pairs = _evaluate(f, t, x, adjoint, forcing)
     vjp = None
     if pairs:
-        vjp, = _pull(pairs, [x], create_graph=differentiable)
+        (vjp,) = _pull(pairs, [x], create_graph=differentiable)
     return dx if differentiable else dx.detach(), torch.zeros_like(x) if vjp is None else vjp
 
 
 def _evaluate(f, t, x, adjoint, forcing):
-    "The state as a leaf, the slope there, and pairs of what can be pulled back and what it is pulled with."
+    """The state as a leaf, the slope there, and pairs of what can be pulled back and what it is
+    pulled with."""
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
         dx = f(t, x)
@@ -434,13 +513,19 @@ def _pull(pairs, inputs, **how):
     return torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, **how)
 
 
-def _differentiated(t, z): return torch.is_grad_enabled() and (z.requires_grad or isinstance(t, Tensor) and t.requires_grad)
+def _differentiated(t, z):
+    return torch.is_grad_enabled() and (
+        z.requires_grad or isinstance(t, Tensor) and t.requires_grad
+    )
 
 # %% ../../nbs/06_sensitivity.ipynb #beb902b3
 class Pair(NamedTuple):
-    "How a state and its adjoint lie in one tensor: `[B, 2, ...]`, or `[2n]` for a state of at most one dimension."
-    shape: torch.Size         # of the state
-    per_sample: bool = False  # the state has a leading dimension of samples even if it has one dimension
+    """How a state and its adjoint lie in one tensor: `[B, 2, ...]`, or `[2n]` for a state of at
+    most one dimension."""
+
+    shape: torch.Size  # of the state
+    # the state has a leading dimension of samples even if it has one dimension
+    per_sample: bool = False
 
     @property
     def stacked(self) -> bool:
@@ -458,25 +543,33 @@ class Pair(NamedTuple):
 
     def tolerance(self, t: Tolerance) -> Tolerance:
         "The tolerance of a state as one of both: each part must meet it."
+
         def both(v):
-            return self.join(v.expand(self.shape), v.expand(self.shape)) if isinstance(v, Tensor) else v
+            return (
+                self.join(v.expand(self.shape), v.expand(self.shape))
+                if isinstance(v, Tensor)
+                else v
+            )
 
         def norm(z):
             size = torch.maximum(*map(t.norm, self.split(z)))
             return size.unsqueeze(1) if self.per_sample else size
+
         return Tolerance(both(t.atol), both(t.rtol), norm)
 
 # %% ../../nbs/06_sensitivity.ipynb #025de8a7
 class _Back:
-    "What both kinds of backward solve share: parameters can be pulled at places where the stepper has evaluated the field."
+    """What both kinds of backward solve share: parameters can be pulled at places where the stepper
+    has evaluated the field."""
+
     def __init__(self, f, forcing):
         self.f = f
         self.forcing = forcing
-        self.latest = None   # where the field was evaluated last,
-        self.pairs = []      # and what came of it, with its graph
-        self.start = None    # where a solve begins,
-        self.wanted = ()     # what to differentiate with respect to there,
-        self.found = None    # and these gradients
+        self.latest = None  # where the field was evaluated last,
+        self.pairs = []  # and what came of it, with its graph
+        self.start = None  # where a solve begins,
+        self.wanted = ()  # what to differentiate with respect to there,
+        self.found = None  # and these gradients
 
     def begin(self, z, tensors):
         "A solve begins at `z`, and the gradients of `tensors` will be wanted there."
@@ -494,12 +587,13 @@ class _Back:
         if self.pairs and z is self.start and self.found is None:
             vjp, *self.found = _pull(self.pairs, [x, *self.wanted], retain_graph=True)
         elif self.pairs:
-            vjp, = _pull(self.pairs, [x], retain_graph=True)
+            (vjp,) = _pull(self.pairs, [x], retain_graph=True)
         return dx.detach(), torch.zeros_like(x) if vjp is None else vjp
 
 
 class Backsolve(_Back):
     "State and adjoint, both solved backward."
+
     def __init__(self, f, problem, states, forcing=(), trail=None):
         super().__init__(f, forcing)
         self.pair = Pair(states[0].shape, problem.integrator.per_sample)
@@ -513,7 +607,7 @@ class Backsolve(_Back):
     def integrator(self, backward):
         return dataclasses.replace(backward, tolerance=self.pair.tolerance(backward.tolerance))
 
-    def clock(self, t):     # as the backward solve has it
+    def clock(self, t):  # as the backward solve has it
         return t.unsqueeze(1) if self.pair.per_sample else t
 
     def cut(self, start, end):
@@ -525,7 +619,7 @@ class Backsolve(_Back):
     def split(self, z):
         return self.pair.split(z)[1]
 
-    def at(self, times, z):   # -> times, states and adjoints, for `z` at several times
+    def at(self, times, z):  # -> times, states and adjoints, for `z` at several times
         if self.pair.per_sample:
             times = [t.squeeze(1) for t in times]
         return times, *self.pair.split(z, lead=1)
@@ -544,7 +638,8 @@ def _drift(found, known, tolerances) -> float:
         return min(torch.as_tensor(t.ratio(away, known, known)).max().item() for t in tolerances)
 
 
-_FAR = 1e3   # tolerances that a state found by going back may be off
+_FAR = 1e3  # tolerances that a state found by going back may be off
+
 
 def _warn_of_drift(what, found, known, stats, *tolerances):
     away = _drift(found, known, tolerances)
@@ -552,18 +647,33 @@ def _warn_of_drift(what, found, known, stats, *tolerances):
         return
     worst = (found - known).detach().abs().max().item()
     stats.lost = max(stats.lost, worst)
-    warnings.warn(f"going back, {what} missed the stored one by {worst:.1e}, {away:.0e} times the tolerance: the gradient is as wrong. "
-                  "The field contracts too strongly to be undone: take sensitivity='checkpointed' or 'interpolated_adjoint', or observe the solution at more times", stacklevel=2)
+    warnings.warn(
+        f"going back, {what} missed the stored one by {worst:.1e}, {away:.0e} times the "
+        "tolerance: the gradient is as wrong. "
+        "The field contracts too strongly to be undone: take sensitivity='checkpointed' "
+        "or 'interpolated_adjoint', or observe the solution at more times",
+        stacklevel=2,
+    )
 
 # %% ../../nbs/06_sensitivity.ipynb #3675a149
 class _Curve:
     "Interpolants of consecutive steps as a function of time, for one clock."
+
     def __init__(self, pieces):
-        self.pieces, self.sign = pieces, math.copysign(1, pieces[0].dt)
+        self.pieces = pieces
+        self.sign = math.copysign(1, pieces[0].dt)
         self.starts = [self.sign * p.t for p in pieces]
 
     def __call__(self, t):
-        piece = self.pieces[max(bisect.bisect_right(self.starts, self.sign * float(t.detach() if isinstance(t, Tensor) else t)) - 1, 0)]
+        piece = self.pieces[
+            max(
+                bisect.bisect_right(
+                    self.starts, self.sign * float(t.detach() if isinstance(t, Tensor) else t)
+                )
+                - 1,
+                0,
+            )
+        ]
         if not isinstance(t, Tensor):
             t = torch.scalar_tensor(t, dtype=torch.float64, device=piece.x.device)
         return piece.at(((t.to(torch.float64) - piece.t) / piece.dt).reshape(1))[0]
@@ -571,26 +681,45 @@ class _Curve:
 
 class _SampleCurve:
     "The same where each sample has a clock of its own."
+
     def __init__(self, pieces):
-        self.x, self.slopes = torch.stack([p.x for p in pieces]), torch.stack([p.slopes for p in pieces])      # `[K, B, ...]`, `[K, Q, B, ...]`
-        self.t, self.dt = (torch.stack([v.flatten() for v in column]) for column in zip(*[p[:2] for p in pieces]))   # `[K, B]`
-        self.sign, self.samples, self.powers = torch.sign(self.dt.sum(0)), torch.arange(self.x.shape[1], device=self.x.device), torch.arange(1, self.slopes.shape[1] + 1, device=self.x.device)
+        # `[K, B, ...]`, `[K, Q, B, ...]`
+        self.x = torch.stack([p.x for p in pieces])
+        self.slopes = torch.stack([p.slopes for p in pieces])
+        # `[K, B]`
+        self.t, self.dt = (
+            torch.stack([v.flatten() for v in column]) for column in zip(*[p[:2] for p in pieces])
+        )
+        self.sign, self.samples, self.powers = (
+            torch.sign(self.dt.sum(0)),
+            torch.arange(self.x.shape[1], device=self.x.device),
+            torch.arange(1, self.slopes.shape[1] + 1, device=self.x.device),
+        )
         self.starts = (self.t * self.sign).T.contiguous()
 
     def __call__(self, t):
         time = t.to(torch.float64).flatten()
-        k, b = torch.searchsorted(self.starts, (time.detach() * self.sign)[:, None], right=True)[:, 0].sub(1).clamp_min(0), self.samples
-        dt, x = self.dt[k, b], self.x[k, b]
+        k = (
+            torch.searchsorted(self.starts, (time.detach() * self.sign)[:, None], right=True)[:, 0]
+            .sub(1)
+            .clamp_min(0)
+        )
+        b = self.samples
+        dt = self.dt[k, b]
+        x = self.x[k, b]
         theta = torch.where(dt == 0, 0, (time - self.t[k, b]) / torch.where(dt == 0, 1, dt))
         weights = (dt[:, None] * theta[:, None] ** self.powers).to(x.dtype)
-        return x + torch.einsum("bq,bqn->bn", weights, self.slopes[k, :, b].reshape(*weights.shape, -1)).reshape(x.shape)
+        return x + torch.einsum(
+            "bq,bqn->bn", weights, self.slopes[k, :, b].reshape(*weights.shape, -1)
+        ).reshape(x.shape)
 
 # %% ../../nbs/06_sensitivity.ipynb #95be266d
 class Remembered(_Back):
     "The adjoint alone, on the remembered solution."
+
     def __init__(self, f, problem, states, forcing, trail):
         super().__init__(f, forcing)
-        self.trail = trail        # a `Trail`, or the interpolants themselves
+        self.trail = trail  # a `Trail`, or the interpolants themselves
         self.basis = basis(problem.integrator.stepper, states[0], problem.integrator.hermite)
         self.make = _SampleCurve if problem.integrator.per_sample else _Curve
         self.stretch = len(trail.kept) - 1 if isinstance(trail, Trail) else -1
@@ -650,7 +779,7 @@ class Remembered(_Back):
         return times, [self.curve(t) for t in times], adjoints
 
     def drift(self, z, x, tolerances):
-        return 0.
+        return 0.0
 
     def check(self, z, x, stats, *tolerances):
         pass
@@ -658,6 +787,7 @@ class Remembered(_Back):
 
 class _Pieces:
     "An observer that keeps the interpolants."
+
     def __init__(self, f, basis):
         self.f = f
         self.basis = basis
@@ -669,25 +799,30 @@ class _Pieces:
 
 # %% ../../nbs/06_sensitivity.ipynb #bb943c90
 class ParameterGradient:
-    r"Accumulates $\int (\partial f/\partial\theta)^\top \lambda\,dt$ along a backward solve: an observer."
-    def __init__(self,
-        back,                     # `Backsolve` or `Remembered`
-        tensors: list,            # what to differentiate with respect to
-        integrator: Integrator,   # of the backward solve, with the tolerance of the adjoint
-        x: Tensor,                # any state, for its device
+    r"""Accumulates $\int (\partial f/\partial\theta)^\top \lambda\,dt$ along a backward solve: an
+    observer."""
+
+    def __init__(
+        self,
+        back,  # `Backsolve` or `Remembered`
+        tensors: list,  # what to differentiate with respect to
+        integrator: Integrator,  # of the backward solve, with the tolerance of the adjoint
+        x: Tensor,  # any state, for its device
     ):
         self.back = back
         self.tensors = tensors
         self.basis = basis(integrator.stepper, x, integrator.hermite)
         self.quadrature = None
         self.used = [False] * len(tensors)
-        self.fractions = {}       # of a step, as tensors
-        self.last = None          # where the last step ended
+        self.fractions = {}  # of a step, as tensors
+        self.last = None  # where the last step ended
         if tensors:
             zeros = [torch.zeros_like(self.flat([None] * len(tensors)))]
             tolerance = None if integrator.controller is None else integrator.tolerance
             patience = patience_for(x, *zeros)
-            self.quadrature = Quadrature(integrator.stepper.order, zeros, tolerance, patience, self.places())
+            self.quadrature = Quadrature(
+                integrator.stepper.order, zeros, tolerance, patience, self.places()
+            )
 
     def places(self):
         "Of each tensor at most 256 components, spread evenly; `None`: all."
@@ -696,7 +831,9 @@ class ParameterGradient:
             return None
         found = []
         for first, size in zip([0, *itertools.accumulate(sizes)], sizes):
-            found.append(torch.linspace(first, first + size - 1, min(size, 256), dtype=torch.float64))
+            found.append(
+                torch.linspace(first, first + size - 1, min(size, 256), dtype=torch.float64)
+            )
         return torch.cat(found).round().long().to(self.tensors[0].device)
 
     def flat(self, gradients):
@@ -716,7 +853,7 @@ class ParameterGradient:
         "One tensor for each of `tensors`, `None` for those that the field does not use."
         if not self.tensors:
             return []
-        total, = self.quadrature.finish()
+        (total,) = self.quadrature.finish()
         sizes = [v.numel() * (2 if v.is_complex() else 1) for v in self.tensors]
         found = []
         for part, v in zip(total.split(sizes), self.tensors):
@@ -728,10 +865,11 @@ class ParameterGradient:
     def __call__(self, segment):
         if self.quadrature is None:
             return
-        moves = isinstance(segment.dt, Tensor)       # each sample by a step of its own: it goes into the integrand
+        # each sample by a step of its own: it goes into the integrand
+        moves = isinstance(segment.dt, Tensor)
         joins = not moves and self.last == (segment.t, id(segment.x))
         start = self.quadrature.end if joins else None
-        self.quadrature.add(self.values(segment), -1. if moves else -segment.dt, start)
+        self.quadrature.add(self.values(segment), -1.0 if moves else -segment.dt, start)
         self.x = segment.step.x
         self.last = segment.end, id(self.x)
 
@@ -742,16 +880,17 @@ class ParameterGradient:
         def values(fractions):
             nonlocal curve
             t, z, dt = segment[:3]
-            inside = tuple(s for s in fractions if 0. < s < 1.)
+            inside = tuple(s for s in fractions if 0.0 < s < 1.0)
             found = ()
             if inside:
                 if curve is None:
                     curve = interpolant(self.back.slope, t, z, dt, segment.step, self.basis)
                 found = curve.at(fractions_as_tensor(inside, z.device, self.fractions))
             found = iter(found)
-            ends = {0.: (t, z), 1.: (segment.end, segment.step.x)}
+            ends = {0.0: (t, z), 1.0: (segment.end, segment.step.x)}
             places = [ends.get(s) or (t + dt * s, next(found)) for s in fractions]
             return [[self.at(t, z, dt)] for t, z in places]
+
         return values
 
     def at(self, t, z, dt):
@@ -761,7 +900,7 @@ class ParameterGradient:
         if z is back.start and back.found is not None and not moves:
             return self.flat(back.found)
         pairs = back.pairs
-        if z is not back.latest:      # else the stepper was here last, as at the end of most steps
+        if z is not back.latest:  # else the stepper was here last, as at the end of most steps
             (t,), (x,), (adjoint,) = back.at([t], z.unsqueeze(0))
             _, _, pairs = _evaluate(back.f, t, x, adjoint, back.forcing)
         if not pairs:
@@ -773,6 +912,7 @@ class ParameterGradient:
 # %% ../../nbs/06_sensitivity.ipynb #dfce25f9
 class _WalkBack:
     "The adjoint from the last observation back to the first, and the gradients of `tensors`."
+
     def __init__(self, back, problem, integrator, states, tensors):
         self.back = back
         self.problem = problem
@@ -792,13 +932,13 @@ class _WalkBack:
         "The adjoint at time `j`, from that at a later time `i`; between them nobody looked."
         quadrature = self.parameters.quadrature
         kept = quadrature.state() if quadrature and i - j > 1 else None
-        found, z = self.solve(times[j:i + 1], states[i], adjoint)
+        found, z = self.solve(times[j : i + 1], states[i], adjoint)
         if z is not None and i - j > 1 and self.back.drift(z, states[j], self.tolerances) > _FAR:
             if quadrature:
                 quadrature.restore(kept)
             found = adjoint
             for k in range(i, j, -1):
-                found, z = self.solve(times[k - 1:k + 1], states[k], found)
+                found, z = self.solve(times[k - 1 : k + 1], states[k], found)
                 self.check(z, states[k - 1])
         else:
             self.check(z, states[j])
@@ -809,7 +949,8 @@ class _WalkBack:
             self.back.check(z, x, self.problem.stats, *self.tolerances)
 
     def solve(self, times, x, adjoint):
-        "Back from the last of `times`, where the state is `x`: the adjoint at the first, and state and adjoint if there was a step."
+        """Back from the last of `times`, where the state is `x`: the adjoint at the first, and
+        state and adjoint if there was a step."""
         back = self.back
         integrator = self.integrator
         segment = None
@@ -820,8 +961,13 @@ class _WalkBack:
             for segment in integrator.steps(back.slope, z, clocks, self.stats):
                 self.parameters(segment)
             if torch.as_tensor(self.stats.status).any():
-                raise SolverError(self.stats, "This is the backward solve of a continuous adjoint: set solver_adjoint, "
-                                              "atol_adjoint, rtol_adjoint, or take sensitivity='checkpointed'. ")
+                raise SolverError(
+                    self.stats,
+                    "This is the backward solve of a continuous "
+                    "adjoint: set solver_adjoint, "
+                    "atol_adjoint, rtol_adjoint, or take "
+                    "sensitivity='checkpointed'. ",
+                )
             if segment is not None:
                 adjoint = back.split(segment.step.x)
         if segment is None:
@@ -837,7 +983,6 @@ def _observed(gradient):
     return [i for i, seen in enumerate(looked) if seen or i in (0, len(looked) - 1)]
 
 
-
 def _walk_back(back, problem, integrator, states, gradient, tensors):
     times = problem.times
     per_sample = problem.integrator.per_sample
@@ -850,7 +995,7 @@ def _walk_back(back, problem, integrator, states, gradient, tensors):
 
 def _known(times, states, gradient, per_sample):
     "What a solve that failed has found: the rest has no gradient to give."
-    finite = states.isfinite().reshape(*states.shape[:1 + per_sample], -1).all(-1)
+    finite = states.isfinite().reshape(*states.shape[: 1 + per_sample], -1).all(-1)
     if per_sample:
         return torch.where(finite, times, float("nan")), states, gradient
     n = int(finite.long().cumprod(0).sum())
@@ -858,7 +1003,8 @@ def _known(times, states, gradient, per_sample):
 
 
 def _fill(times, states, gradient):
-    "Where a sample asks for no state (NaN) it stays where it was: an interval of length zero, and no gradient."
+    """Where a sample asks for no state (NaN) it stays where it was: an interval of length zero, and
+    no gradient."""
     shape = (-1,) + (1,) * (states.dim() - 2)
     times = list(times.to(torch.float64).unbind())
     states = list(states.unbind())
@@ -866,12 +1012,16 @@ def _fill(times, states, gradient):
     for i in range(1, len(times)):
         times[i] = torch.where(finite[i], times[i], times[i - 1])
         states[i] = torch.where(finite[i].reshape(shape), states[i], states[i - 1])
-    gradient = torch.stack([torch.where(ok.reshape(shape), g, 0) for ok, g in zip(finite, gradient)])
+    gradient = torch.stack(
+        [torch.where(ok.reshape(shape), g, 0) for ok, g in zip(finite, gradient)]
+    )
     return [t.reshape(shape) for t in times], states, gradient
 
 # %% ../../nbs/06_sensitivity.ipynb #028dd76d
 class Continuous(torch.autograd.Function):
-    "The continuous adjoint. Source: Pontryagin et al. (1962); Chen et al. (2018); lambda-only state after Kidger, Chen, Lyons (2021)."
+    """The continuous adjoint. Source: Pontryagin et al. (1962); Chen et al. (2018); lambda-only
+    state after Kidger, Chen, Lyons (2021)."""
+
     @staticmethod
     def forward(ctx, problem, kind, trail, backward, x, *tensors):
         ctx.problem = problem
@@ -887,18 +1037,28 @@ class Continuous(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, *integrals):
         states, *tensors = ctx.saved_tensors
-        live = [v for v in tensors if v.requires_grad]     # some may have been frozen since
+        live = [v for v in tensors if v.requires_grad]  # some may have been frozen since
         with ctx.setting.again() as (f, *integrands), torch.no_grad():
             before = f.nfe
             forcing = tuple(zip(integrands, integrals))
             back = ctx.kind(f, ctx.problem, states, forcing, ctx.trail)
-            adjoint, gradients = _walk_back(back, ctx.problem, ctx.integrator, states, gradient, live)
+            adjoint, gradients = _walk_back(
+                back, ctx.problem, ctx.integrator, states, gradient, live
+            )
         ctx.problem.stats.nfe_backward += f.nfe - before
-        return None, None, None, None, *_once(_FIRST, states, adjoint, *_for_each(gradients, tensors))
+        return (
+            None,
+            None,
+            None,
+            None,
+            *_once(_FIRST, states, adjoint, *_for_each(gradients, tensors)),
+        )
 
 # %% ../../nbs/06_sensitivity.ipynb #1a72e57b
 class TimeGradient(torch.autograd.Function):
-    r"The identity on states `[T, *state]` at times `[T]` (or `[T, B]`, one for each sample), with $\partial x/\partial t = \pm f(t, x)$."
+    r"""The identity on states `[T, *state]` at times `[T]` (or `[T, B]`, one for each sample), with
+    $\partial x/\partial t = \pm f(t, x)$."""
+
     @staticmethod
     def forward(ctx, f, sign, t, states, *tensors):
         states = states.view_as(states)
@@ -920,45 +1080,72 @@ class TimeGradient(torch.autograd.Function):
             if not wanted.all():
                 states = states.nan_to_num()
             nothing = torch.zeros_like(states[0])
-            slopes = [_slope(f, *at) if seen else nothing for seen, *at in zip(looked, times, states)]
+            slopes = [
+                _slope(f, *at) if seen else nothing for seen, *at in zip(looked, times, states)
+            ]
             return torch.stack(slopes)
 
         with ctx.setting.again() as (f,):
-            with torch.enable_grad(): slopes = along(states)
-            if not torch.is_grad_enabled(): slopes = slopes.detach()
+            with torch.enable_grad():
+                slopes = along(states)
+            if not torch.is_grad_enabled():
+                slopes = slopes.detach()
             moved, *more = _moved(ctx.sign, t, slopes, along, gradient, states, tensors)
         speed = ctx.sign * (gradient.conj() * slopes).real.reshape(*t.shape, -1).sum(-1)
         return None, None, speed.to(t), gradient if moved is None else gradient + moved, *more
 
 
 def _looked(gradient):
-    "At which of the times something depends on the state. Who differentiates again, or many at once, is shown all."
+    """At which of the times something depends on the state. Who differentiates again, or many at
+    once, is shown all."""
     if not torch.is_grad_enabled():
         try:
             return (gradient != 0).reshape(len(gradient), -1).any(1).tolist()
-        except RuntimeError:        # `torch.func` hides the numbers
+        except RuntimeError:  # `torch.func` hides the numbers
             pass
     return [True] * len(gradient)
 
 
 def _moved(sign, t, value, along, gradient, states, tensors):
-    "How the gradients of `states` and `tensors` move with the time, for those who differentiate again: zeros that know their derivative."
-    if not (torch.is_grad_enabled() and value.requires_grad): return [None] * (1 + len(tensors))
-    cotangent = gradient * sign * (t - t.detach()).reshape(*t.shape, *[1] * (value.dim() - t.dim())).to(value.real.dtype)
-    moved = torch.autograd.grad(value, states, cotangent, create_graph=True, allow_unused=True)[0] if states.requires_grad else None
-    value = along(leaf := states.detach().requires_grad_())        # which does not depend on the tensors
+    """How the gradients of `states` and `tensors` move with the time, for those who differentiate
+    again: zeros that know their derivative."""
+    if not (torch.is_grad_enabled() and value.requires_grad):
+        return [None] * (1 + len(tensors))
+    cotangent = (
+        gradient
+        * sign
+        * (t - t.detach()).reshape(*t.shape, *[1] * (value.dim() - t.dim())).to(value.real.dtype)
+    )
+    moved = (
+        torch.autograd.grad(value, states, cotangent, create_graph=True, allow_unused=True)[0]
+        if states.requires_grad
+        else None
+    )
+    # which does not depend on the tensors
+    value = along(leaf := states.detach().requires_grad_())
     _check_strangers(value, (leaf, t, *tensors))
-    return [moved] if not tensors else [moved, *torch.autograd.grad(value, tensors, cotangent, create_graph=True, allow_unused=True)]
+    return (
+        [moved]
+        if not tensors
+        else [
+            moved,
+            *torch.autograd.grad(value, tensors, cotangent, create_graph=True, allow_unused=True),
+        ]
+    )
 
 
-def _slope(f, t, x): return f(t.reshape(-1, *[1] * (x.dim() - 1)) if t.dim() else t, x)
+def _slope(f, t, x):
+    return f(t.reshape(-1, *[1] * (x.dim() - 1)) if t.dim() else t, x)
 
 # %% ../../nbs/06_sensitivity.ipynb #213f3b9e
 class EndGradient(torch.autograd.Function):
-    r"The identity on an integral that ends (`sign` 1) or begins (-1) at time `t` and state `x`, with $\partial J/\partial t = \pm g(t, x)$."
+    r"""The identity on an integral that ends (`sign` 1) or begins (-1) at time `t` and state `x`,
+    with $\partial J/\partial t = \pm g(t, x)$."""
+
     @staticmethod
     def forward(ctx, g, sign, t, x, value, *tensors):
-        ctx.setting, ctx.sign = _Setting(x, g), sign
+        ctx.setting = _Setting(x, g)
+        ctx.sign = sign
         ctx.save_for_backward(t, x, *tensors)
         return value.view_as(value)
 
@@ -966,19 +1153,31 @@ class EndGradient(torch.autograd.Function):
     def backward(ctx, gradient):
         t, x, *tensors = ctx.saved_tensors
         with ctx.setting.again() as (g,):
-            with torch.enable_grad(): value = _slope(g, t, x)
-            if not torch.is_grad_enabled(): value = value.detach()
-            moved, *more = _moved(ctx.sign, t, value, lambda x: _slope(g, t, x), gradient, x, tensors)
-        return None, None, (ctx.sign * (gradient * value).reshape(*t.shape, -1).sum(-1)).to(t), moved, gradient, *more
+            with torch.enable_grad():
+                value = _slope(g, t, x)
+            if not torch.is_grad_enabled():
+                value = value.detach()
+            moved, *more = _moved(
+                ctx.sign, t, value, lambda x: _slope(g, t, x), gradient, x, tensors
+            )
+        return (
+            None,
+            None,
+            (ctx.sign * (gradient * value).reshape(*t.shape, -1).sum(-1)).to(t),
+            moved,
+            gradient,
+            *more,
+        )
 
 # %% ../../nbs/06_sensitivity.ipynb #ff9c4268
 def autograd(
     problem: Problem,
-    x: Tensor,             # initial state
-    tensors: tuple,        # what the field and the integrands depend on
+    x: Tensor,  # initial state
+    tensors: tuple,  # what the field and the integrands depend on
     backward: Integrator | None,  # of a backward solve, where there is one; `None`: the forward one
-) -> tuple:                # states `[T, *state]`, then an integral for each of `problem.integrands`
-    "Differentiates through the steps: exact for the discrete solution, any order of derivative, memory grows with the steps."
+) -> tuple:  # states `[T, *state]`, then an integral for each of `problem.integrands`
+    """Differentiates through the steps: exact for the discrete solution, any order of derivative,
+    memory grows with the steps."""
     if not problem.integrands:
         return (integrate(problem, x),)
     sums = Integrals(problem, x)
@@ -987,16 +1186,21 @@ def autograd(
 
 
 def checkpointed(problem, x, tensors, backward, checkpoints: int | None = None) -> tuple:
-    "Keeps the state of each step, or at most `checkpoints` of them, and takes the steps again on the way back: the exact discrete gradient without its tape."
+    """Keeps the state of each step, or at most `checkpoints` of them, and takes the steps again on
+    the way back: the exact discrete gradient without its tape."""
     return _discrete(problem, x, tensors, Trail(problem.integrator.stepper, checkpoints))
 
 
 def reversible(problem, x, tensors, backward) -> tuple:
-    "Undoes the steps on the way back: the exact discrete gradient from one state. Needs a reversible stepper. A sample that failed gets no gradient."
+    """Undoes the steps on the way back: the exact discrete gradient from one state. Needs a
+    reversible stepper. A sample that failed gets no gradient."""
     stepper = problem.integrator.stepper
     if not stepper.reversible:
-        raise ValueError("sensitivity='reversible' needs a stepper that can go back, such as 'reversible_heun', 'alf', "
-                         f"'leapfrog' or Reversible('rk4'); got {type(stepper).__name__}")
+        raise ValueError(
+            "sensitivity='reversible' needs a stepper that can go back, such as "
+            "'reversible_heun', 'alf', "
+            f"'leapfrog' or Reversible('rk4'); got {type(stepper).__name__}"
+        )
     return _discrete(problem, x, tensors, Undone(stepper))
 
 
@@ -1008,9 +1212,13 @@ def _discrete(problem, x, tensors, trail):
 
 
 def interpolated_adjoint(problem, x, tensors, backward, checkpoints: int | None = None) -> tuple:
-    "Solves the adjoint equation back on the dense output, or on stretches of it computed again from at most `checkpoints` states: safe where a state cannot be recovered."
+    """Solves the adjoint equation back on the dense output, or on stretches of it computed again
+    from at most `checkpoints` states: safe where a state cannot be recovered."""
     if checkpoints and problem.integrator.per_sample:
-        raise ValueError("checkpoints of 'interpolated_adjoint' need one clock: without per_sample=True, or without checkpoints=")
+        raise ValueError(
+            "checkpoints of 'interpolated_adjoint' need one clock: without "
+            "per_sample=True, or without checkpoints="
+        )
     stepper = problem.integrator.stepper
     if checkpoints:
         trail = Trail(stepper, checkpoints)
@@ -1020,14 +1228,18 @@ def interpolated_adjoint(problem, x, tensors, backward, checkpoints: int | None 
 
 
 def adjoint(problem, x, tensors, backward) -> tuple:
-    "Solves state and adjoint back together, anew from each observation: memory does not grow with the steps."
+    """Solves state and adjoint back together, anew from each observation: memory does not grow with
+    the steps."""
     return _continuous(problem, x, tensors, backward, Backsolve, None)
 
 
 def _continuous(problem, x, tensors, backward, kind, trail):
     if problem.integrator.stepper.trainable:
-        raise ValueError("the adjoint is the gradient of the continuous solution, which does not depend on the stepper: "
-                         "train a stepper with sensitivity='autograd' or 'checkpointed'")
+        raise ValueError(
+            "the adjoint is the gradient of the continuous solution, which does not "
+            "depend on the stepper: "
+            "train a stepper with sensitivity='autograd' or 'checkpointed'"
+        )
     if not torch.is_grad_enabled():
         return autograd(problem, x, tensors, None)
     backward = backward or dataclasses.replace(problem.integrator, first_step=None)
@@ -1045,23 +1257,34 @@ SENSITIVITIES = {
 # %% ../../nbs/06_sensitivity.ipynb #3f4a1ef5
 def solve(
     problem: Problem,
-    x: Tensor,                       # initial state, `[*state]`
-    t_span: Tensor,                  # the times, `[T]` or `[T, B]`; only its gradient is used here
+    x: Tensor,  # initial state, `[*state]`
+    t_span: Tensor,  # the times, `[T]` or `[T, B]`; only its gradient is used here
     sensitivity: Callable = autograd,
     backward: Integrator | None = None,  # of the backward solve; `None`: the forward one
-    extra: tuple = (),               # further tensors the field depends on
-) -> tuple:                          # states `[T, *state]`, then the integrals
-    "States at all times and integrals, differentiable with respect to the initial state, the field's tensors and the times."
-    start, timed, tensors = x, t_span.requires_grad and torch.is_grad_enabled(), differentiable_tensors(problem.f, extra) if torch.is_grad_enabled() else ()
-    if timed: x = TimeGradient.apply(problem.f, -1, t_span[:1], x.unsqueeze(0), *tensors)[0]
+    extra: tuple = (),  # further tensors the field depends on
+) -> tuple:  # states `[T, *state]`, then the integrals
+    """States at all times and integrals, differentiable with respect to the initial state, the
+    field's tensors and the times."""
+    start = x
+    timed = t_span.requires_grad and torch.is_grad_enabled()
+    tensors = differentiable_tensors(problem.f, extra) if torch.is_grad_enabled() else ()
+    if timed:
+        x = TimeGradient.apply(problem.f, -1, t_span[:1], x.unsqueeze(0), *tensors)[0]
     states, *integrals = sensitivity(problem, x, tensors, backward)
-    if not timed: return states, *integrals
+    if not timed:
+        return states, *integrals
     if integrals:
         last, end = (t_span[-1], states[-1]) if t_span.dim() == 1 else _lasts(t_span, states)
-        integrals = [EndGradient.apply(g, 1, last, end, EndGradient.apply(g, -1, t_span[0], start, v, *tensors), *tensors) for g, v in zip(problem.integrands, integrals)]
+        integrals = [
+            EndGradient.apply(
+                g, 1, last, end, EndGradient.apply(g, -1, t_span[0], start, v, *tensors), *tensors
+            )
+            for g, v in zip(problem.integrands, integrals)
+        ]
     return TimeGradient.apply(problem.f, 1, t_span, states, *tensors), *integrals
 
 
 def _lasts(t, states):  # the last time that each sample asks for, and the state there
-    row, sample = t.isfinite().sum(0) - 1, torch.arange(t.shape[1], device=t.device)
+    row = t.isfinite().sum(0) - 1
+    sample = torch.arange(t.shape[1], device=t.device)
     return t[row, sample], states[row, sample]

@@ -25,59 +25,97 @@ from torch.utils._pytree import register_pytree_node, tree_flatten, tree_unflatt
 
 # %% ../../nbs/00_numerics.ipynb #ee4e3dd7
 class Layout:
-    "How a nest of tensors lies in one tensor: each leaf flattened, one after the other, in a common dtype."
-    def __init__(self,
-        x: Any,               # a tuple, list or dict of tensors, or a nest of such
+    """How a nest of tensors lies in one tensor: each leaf flattened, one after the other, in a
+    common dtype."""
+
+    def __init__(
+        self,
+        x: Any,  # a tuple, list or dict of tensors, or a nest of such
         batch_dims: int = 0,  # leading dimensions shared by all leaves, kept as they are
     ):
         leaves, self.spec = tree_flatten(x)
         _check_leaves(leaves)
-        if any(v.shape[:batch_dims] != leaves[0].shape[:batch_dims] or v.dim() < batch_dims for v in leaves):
-            raise ValueError(f"the tensors of a state must share their leading dimension of samples; got shapes {[list(v.shape) for v in leaves]}")
+        if any(
+            v.shape[:batch_dims] != leaves[0].shape[:batch_dims] or v.dim() < batch_dims
+            for v in leaves
+        ):
+            raise ValueError(
+                "the tensors of a state must share their leading dimension of "
+                f"samples; got shapes {[list(v.shape) for v in leaves]}"
+            )
         self.batch = leaves[0].shape[:batch_dims]
-        self.shapes, self.dtypes = [v.shape[batch_dims:] for v in leaves], [v.dtype for v in leaves]
-        self.sizes, self.single = [s.numel() for s in self.shapes], isinstance(x, Tensor)
+        self.shapes = [v.shape[batch_dims:] for v in leaves]
+        self.dtypes = [v.dtype for v in leaves]
+        self.sizes = [s.numel() for s in self.shapes]
+        self.single = isinstance(x, Tensor)
         common = functools.reduce(torch.promote_types, self.dtypes)
         self.dtype = torch.float32 if common in (torch.float16, torch.bfloat16) else common
 
     def ravel(self, x) -> Tensor:  # `[*batch, N]`
-        "The nest as one tensor. Raises `TypeError` or `ValueError` for another structure or other shapes."
-        try: leaves = self.spec.flatten_up_to(x)
-        except (ValueError, TypeError) as e: raise TypeError(f"expected the structure of the state, {self.spec}: {e}") from None
+        """The nest as one tensor. Raises `TypeError` or `ValueError` for another structure or other
+        shapes."""
+        try:
+            leaves = self.spec.flatten_up_to(x)
+        except (ValueError, TypeError) as e:
+            raise TypeError(f"expected the structure of the state, {self.spec}: {e}") from None
         for v, shape in zip(leaves, self.shapes):
             if not isinstance(v, Tensor) or v.shape != self.batch + shape:
-                raise ValueError(f"expected a tensor of shape {list(self.batch + shape)} as in the state, got {list(v.shape) if isinstance(v, Tensor) else v!r}")
-        if self.single:        # a tensor keeps its shape
+                raise ValueError(
+                    f"expected a tensor of shape {list(self.batch + shape)} as in "
+                    f"the state, got {list(v.shape) if isinstance(v, Tensor) else v!r}"
+                )
+        if self.single:  # a tensor keeps its shape
             return x.to(self.dtype)
-        return torch.cat([v.reshape(*self.batch, n).to(self.dtype) for v, n in zip(leaves, self.sizes)], -1)
+        return torch.cat(
+            [v.reshape(*self.batch, n).to(self.dtype) for v, n in zip(leaves, self.sizes)], -1
+        )
 
-    def unravel(self, flat):       # `[..., N]` -> leaves `[..., *shape]`
+    def unravel(self, flat):  # `[..., N]` -> leaves `[..., *shape]`
         "The nest again, each leaf in its own dtype."
         if self.single:
             return _cast(flat, self.dtypes[0])
         parts = zip(flat.split(self.sizes, -1), self.shapes, self.dtypes)
-        return tree_unflatten([_cast(v.reshape(v.shape[:-1] + s), d) for v, s, d in parts], self.spec)
+        return tree_unflatten(
+            [_cast(v.reshape(v.shape[:-1] + s), d) for v, s, d in parts], self.spec
+        )
 
 # %% ../../nbs/00_numerics.ipynb #d2a39b46
 def ravel_state(
-    x: Any,               # a tensor of any shape, or a nest of tensors
+    x: Any,  # a tensor of any shape, or a nest of tensors
     batch_dims: int = 0,  # leading dimensions that a nest keeps
-) -> tuple[Tensor, Layout | None]:  # one tensor, and how to fold it back (`None`: it is the state itself)
-    "One tensor for any state; a tensor in single or double precision is returned as it is, neither copied nor reshaped."
-    if isinstance(x, Tensor) and x.dtype not in (torch.float16, torch.bfloat16): return x, None
+    # one tensor, and how to fold it back (`None`: it is the state itself)
+) -> tuple[Tensor, Layout | None]:
+    """One tensor for any state; a tensor in single or double precision is returned as it is,
+    neither copied nor reshaped."""
+    if isinstance(x, Tensor) and x.dtype not in (torch.float16, torch.bfloat16):
+        return x, None
     layout = Layout(x, batch_dims)
     return layout.ravel(x), layout
 
 # %% ../../nbs/00_numerics.ipynb #77f10984
-def _cast(x, dtype): return x.real.to(dtype) if x.is_complex() and not dtype.is_complex else x.to(dtype)
+def _cast(x, dtype):
+    return x.real.to(dtype) if x.is_complex() and not dtype.is_complex else x.to(dtype)
+
 
 def _check_leaves(leaves):
     wrong = [type(v).__name__ for v in leaves if not isinstance(v, Tensor)]
-    if wrong or not leaves: raise TypeError(f"a state is a tensor or a tuple, list or dict of tensors; found {', '.join(wrong) or 'no tensor at all'}")
+    if wrong or not leaves:
+        raise TypeError(
+            "a state is a tensor or a tuple, list or dict of "
+            f"tensors; found {', '.join(wrong) or 'no tensor at all'}"
+        )
     devices = sorted({str(v.device) for v in leaves})
     whole = [str(v.dtype) for v in leaves if not (v.is_floating_point() or v.is_complex())]
-    if whole: raise TypeError(f"a state must be floating point or complex; found {whole[0]}: convert it with .float() or .double()")
-    if len(devices) > 1: raise ValueError(f"the tensors of a state must share one device; found {devices}: move them with .to(device)")
+    if whole:
+        raise TypeError(
+            f"a state must be floating point or complex; found {whole[0]}: "
+            "convert it with .float() or .double()"
+        )
+    if len(devices) > 1:
+        raise ValueError(
+            "the tensors of a state must share one device; found "
+            f"{devices}: move them with .to(device)"
+        )
 
 # %% ../../nbs/00_numerics.ipynb #2698cb65
 def rms_norm(x: Tensor) -> Tensor:
@@ -86,60 +124,79 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 def sample_norm(x: Tensor) -> Tensor:  # `[B, 1, ...]` for `[B, ...]`
-    "Root mean square of each sample of the leading dimension, shaped to broadcast against the state."
-    if x.dim() == 1: return x.abs()
-    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True) / max(x[0].numel(), 1) ** 0.5
+    """Root mean square of each sample of the leading dimension, shaped to broadcast against the
+    state."""
+    if x.dim() == 1:
+        return x.abs()
+    return (
+        torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
+        / max(x[0].numel(), 1) ** 0.5
+    )
 
 # %% ../../nbs/00_numerics.ipynb #6f5ed112
 class _Running(threading.local):
-    "The fields that are being evaluated, the innermost last: `(clock, time as the field has it, control)`."
-    def __init__(self): self.stack = []
+    """The fields that are being evaluated, the innermost last: `(clock, time as the field has it,
+    control)`."""
+
+    def __init__(self):
+        self.stack = []
+
 
 _running = _Running()
 
 # %% ../../nbs/00_numerics.ipynb #f669318b
 def as_time(
     t: float | Tensor,  # a number, or a tensor that broadcasts against the state
-    x: Tensor,          # the state
+    x: Tensor,  # the state
 ) -> Tensor:
     "The time `t` as a real tensor in the precision and on the device of `x`."
     dtype = x.real.dtype if x.is_complex() else x.dtype
-    if isinstance(t, Tensor): return t.to(device=x.device, dtype=dtype)
+    if isinstance(t, Tensor):
+        return t.to(device=x.device, dtype=dtype)
     return torch.scalar_tensor(t, dtype=dtype, device=x.device)
 
 
 def current_depth(
-    x: Tensor | None = None,  # sets dtype and device of the answer; `None`: the time as the solver has it, a number perhaps
-) -> Tensor | float:          # 0-dim, or `[B, 1, ...]` where samples have clocks of their own
-    "The time at which the innermost running vector field is evaluated. Raises `RuntimeError` outside a field."
+    # sets dtype and device of the answer; `None`: the time as the solver has it, a number perhaps
+    x: Tensor | None = None,
+) -> Tensor | float:  # 0-dim, or `[B, 1, ...]` where samples have clocks of their own
+    """The time at which the innermost running vector field is evaluated. Raises `RuntimeError`
+    outside a field."""
     for clock, _, _ in reversed(_running.stack):
         if clock is not None:
             return clock if x is None else as_time(clock, x)
-    raise RuntimeError("there is no depth here: depth-dependent layers run inside a vector field, "
-                       "e.g. NeuralODE(f) or odeint(f, ...)")
+    raise RuntimeError(
+        "there is no depth here: depth-dependent layers run inside a vector field, "
+        "e.g. NeuralODE(f) or odeint(f, ...)"
+    )
 
 
 def announced(
-    t: Any,    # a time, as a field or one of its layers was given it
+    t: Any,  # a time, as a field or one of its layers was given it
 ) -> bool:
     "Whether `t` is the time, the very object, that the innermost running field was called with."
     return len(_running.stack) > 0 and _running.stack[-1][1] is t
 
 # %% ../../nbs/00_numerics.ipynb #ddc2c1fc
 def current_control() -> Any:  # in the structure of the state
-    "The initial state of the innermost running solve, as a part of the graph. Raises `RuntimeError` outside one."
+    """The initial state of the innermost running solve, as a part of the graph. Raises
+    `RuntimeError` outside one."""
     for _, _, u in reversed(_running.stack):
         if u is not None:
             return u
-    raise RuntimeError("there is no control here: DataControl runs inside a solve, e.g. NeuralODE(f); "
-                       "to evaluate its field alone, with control(u): ...")
+    raise RuntimeError(
+        "there is no control here: DataControl runs inside a solve, e.g. "
+        "NeuralODE(f); "
+        "to evaluate its field alone, with control(u): ..."
+    )
 
 
 @contextlib.contextmanager
 def control(
     u: Any,  # what `current_control` gives inside
 ):
-    "Sets the control for a field that is evaluated outside a solve: `with control(x0): model.vf(t, x)`."
+    """Sets the control for a field that is evaluated outside a solve: `with control(x0):
+    model.vf(t, x)`."""
     _running.stack.append((None, None, u))
     try:
         yield u
@@ -147,21 +204,27 @@ def control(
         _running.stack.pop()
 
 # %% ../../nbs/00_numerics.ipynb #a67971fc
-def call_form(f: Callable) -> tuple:  # (takes the time, takes args: False, "optional" or "required")
-    "How a vector field wants to be called, from its signature. Raises `TypeError` if that is none of the forms above."
+def call_form(
+    f: Callable,
+) -> tuple:  # (takes the time, takes args: False, "optional" or "required")
+    """How a vector field wants to be called, from its signature. Raises `TypeError` if that is none
+    of the forms above."""
     if isinstance(f, type):
-        raise TypeError(f"a vector field is a function or an instance; got the class {f.__name__}: "
-                        f"give {f.__name__}(...)")
+        raise TypeError(
+            f"a vector field is a function or an instance; got the class {f.__name__}: "
+            f"give {f.__name__}(...)"
+        )
     if not callable(f):
         raise TypeError(f"a vector field must be callable, f(x) or f(t, x); got {type(f).__name__}")
-    f = getattr(f, "_orig_mod", f)                            # a compiled module hides its signature
+    # a compiled module hides its signature
+    f = getattr(f, "_orig_mod", f)
     call = getattr(f, "forward", f)
-    written = getattr(call, "__func__", call)                 # all modules of a class share it
+    written = getattr(call, "__func__", call)  # all modules of a class share it
     if is_compiling():
         return _read_form(call)
     try:
         form = _forms.get(written)
-    except TypeError:                                         # it cannot be a key
+    except TypeError:  # it cannot be a key
         return _read_form(call)
     if form is None:
         form = _forms[written] = _read_form(call)
@@ -174,10 +237,13 @@ _forms = weakref.WeakKeyDictionary()  # reading a signature takes as long as a s
 def _read_form(call):
     try:
         parameters = inspect.signature(call).parameters.values()
-    except (TypeError, ValueError):                           # builtins such as torch.tanh
+    except (TypeError, ValueError):  # builtins such as torch.tanh
         return False, False
-    wanted = {p.name: p.default is p.empty for p in parameters
-              if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    wanted = {
+        p.name: p.default is p.empty
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    }
     needs_args = wanted.pop("args", None)
     takes_args = False if needs_args is None else "required" if needs_args else "optional"
     inputs = [name for name, needed in wanted.items() if needed]
@@ -187,16 +253,19 @@ def _read_form(call):
         inputs = inputs[:2]
         takes_args = "required"
     if len(inputs) not in (1, 2) or inputs[1:] in (["t"], ["time"]):
-        raise TypeError("a vector field is f(x), f(t, x), f(x, args) or f(t, x, args), time first; "
-                        f"this one takes ({', '.join(p.name for p in parameters)})")
+        raise TypeError(
+            "a vector field is f(x), f(t, x), f(x, args) or f(t, x, args), time first; "
+            f"this one takes ({', '.join(p.name for p in parameters)})"
+        )
     return len(inputs) == 2, takes_args
 
 
 def args_for(
     takes_args: bool | str,  # as `call_form` says
-    args: Any,               # what the caller has for `args`, or `None`
-) -> tuple:                  # to be handed on as `f(t, x, *args)`
-    "Nothing, or `args`; `None` for a function that cannot do without. Raises `TypeError` if it takes none."
+    args: Any,  # what the caller has for `args`, or `None`
+) -> tuple:  # to be handed on as `f(t, x, *args)`
+    """Nothing, or `args`; `None` for a function that cannot do without. Raises `TypeError` if it
+    takes none."""
     if args is None:
         return (None,) if takes_args == "required" else ()
     if not takes_args:
@@ -205,14 +274,20 @@ def args_for(
 
 # %% ../../nbs/00_numerics.ipynb #b97742d0
 class VectorField:
-    "A user's field in the one form that steppers call, `field(t, x)`. Counts its evaluations in `nfe`."
-    def __init__(self,
-        f: Callable,              # `f(x)`, `f(t, x)`, either with a last argument `args`; or another `VectorField`
-        args: Any = None,         # handed to `f` if it takes them
+    """A user's field in the one form that steppers call, `field(t, x)`. Counts its evaluations in
+    `nfe`."""
+
+    def __init__(
+        self,
+        # `f(x)`, `f(t, x)`, either with a last argument `args`; or another `VectorField`
+        f: Callable,
+        args: Any = None,  # handed to `f` if it takes them
         layout: Layout | None = None,  # of a state that is a nest of tensors (`ravel_state`)
-        form: tuple | None = None,     # `call_form(f)`, if it is known already; (`"clock"`, ...) for the time as solvers keep it
-        control: Any = None,      # initial state of the solve, for `current_control`
-        within: Callable | None = None,  # gives for a time the nearest one that `f` may be asked for
+        # `call_form(f)`, if it is known already; (`"clock"`, ...) for the time as solvers keep it
+        form: tuple | None = None,
+        control: Any = None,  # initial state of the solve, for `current_control`
+        # gives for a time the nearest one that `f` may be asked for
+        within: Callable | None = None,
     ):
         if isinstance(f, VectorField):
             form = f.timed, f.takes_args
@@ -227,29 +302,34 @@ class VectorField:
         self.layout = layout
         self.control = control
         self.within = within
-        self.free = math.inf, -math.inf   # between these every time may be asked for
+        self.free = math.inf, -math.inf  # between these every time may be asked for
         self.nfe = 0
         self.jacobians = 0
         self.own = _Own(in_a_solve=control is not None)
 
-    def count_jacobian(self): self.jacobians += 1
+    def count_jacobian(self):
+        self.jacobians += 1
 
     def __call__(self, t, x):
         self.nfe += 1
         if self.within is not None:
             low, high = self.free
             if type(t) is not float or not low < t < high:
-                t = self.within(t)   # a rounding error of the clock, or a stage that a method places beyond its step
+                # a rounding error of the clock, or a stage that a method places beyond its step
+                t = self.within(t)
         if is_compiling():
             return self.slope(t, x)
         try:
             version = x._version
-        except RuntimeError:          # inference mode does not count changes: there the field gets a copy
+        # inference mode does not count changes: there the field gets a copy
+        except RuntimeError:
             return self.own(self.slope(t, x.clone()))
         dx = self.slope(t, x)
         if x._version != version:
-            raise ValueError("the vector field changed its input in place: return a new tensor, "
-                             "e.g. -x and not x.neg_()")
+            raise ValueError(
+                "the vector field changed its input in place: return a new tensor, "
+                "e.g. -x and not x.neg_()"
+            )
         own = self.own
         return dx if own.settled and not dx._version else own(dx)
 
@@ -267,40 +347,53 @@ class VectorField:
             stack.pop()
         if self.layout is not None:
             return self.layout.ravel(dx)
-        return dx if isinstance(dx, Tensor) and dx.shape == x.shape and dx.dtype == x.dtype else _mend_slope(dx, x)
+        return (
+            dx
+            if isinstance(dx, Tensor) and dx.shape == x.shape and dx.dtype == x.dtype
+            else _mend_slope(dx, x)
+        )
 
-    def lift(self,
-        g: Callable,  # `g(t, x)` or `g(x)`, either with a last `args`, of the state as its author knows it
+    def lift(
+        self,
+        # `g(t, x)` or `g(x)`, either with a last `args`, of the state as its author knows it
+        g: Callable,
         in_place: bool = False,  # it may change the state that it gets: the caller hands it a copy
-    ) -> Callable:    # `g(t, x)` of the one tensor that steppers see
-        "A function of time and state, taken as the field itself is: an event's condition, a jump, an integrand."
+    ) -> Callable:  # `g(t, x)` of the one tensor that steppers see
+        """A function of time and state, taken as the field itself is: an event's condition, a jump,
+        an integrand."""
         return _Lifted(self, g, in_place)
 
 # %% ../../nbs/00_numerics.ipynb #e1c355bb
 class _Own:
-    "Hands on what a function returned, in memory of its own: a copy, where later calls could write over it."
-    def __init__(self,
+    """Hands on what a function returned, in memory of its own: a copy, where later calls could
+    write over it."""
+
+    def __init__(
+        self,
         in_a_solve: bool = True,  # the function will be called many times
     ):
         self.watched = in_a_solve
-        self.settled = False                   # only the counts of changes need looking at from now on
-        self.left = 8                          # calls to watch the memory of: rings of buffers are shorter
-        self.first = self.copy = None          # a value, which keeps its place in memory taken, and its content
+        # only the counts of changes need looking at from now on
+        self.settled = False
+        # calls to watch the memory of: rings of buffers are shorter
+        self.left = 8
+        # a value, which keeps its place in memory taken, and its content
+        self.first = self.copy = None
         self.place = 0
-        self.others = False                    # values in other places were handed on as they are
+        self.others = False  # values in other places were handed on as they are
 
     def __call__(self, v):
         try:
             if v._version:
                 return v.clone()
-        except RuntimeError:                   # inference mode does not count
+        except RuntimeError:  # inference mode does not count
             pass
         if not self.watched:
             return v
-        if not v.requires_grad:                # what is written behind its back has no graph
+        if not v.requires_grad:  # what is written behind its back has no graph
             try:
                 place = v.data_ptr()
-            except RuntimeError:               # under `torch.func` there is none to see
+            except RuntimeError:  # under `torch.func` there is none to see
                 return v
             if self.first is None and place:
                 return self.keep(v, place)
@@ -321,11 +414,16 @@ class _Own:
         return self.copy
 
     def again(self, v):
-        "A copy of a value in memory that was used before. Other values may have been written over already."
+        """A copy of a value in memory that was used before. Other values may have been written over
+        already."""
         if self.others and not torch.equal(v, self.copy):
-            raise ValueError("a vector field, condition or integrand writes its values into buffers that it uses "
-                             "in turn, by NumPy, .data or in inference mode, so earlier ones are lost: "
-                             "return a copy, e.g. buffer.clone()")
+            raise ValueError(
+                "a vector field, condition or integrand writes its values into "
+                "buffers that it uses "
+                "in turn, by NumPy, .data or in inference mode, so earlier ones are "
+                "lost: "
+                "return a copy, e.g. buffer.clone()"
+            )
         return v.clone()
 
 # %% ../../nbs/00_numerics.ipynb #f450c711
@@ -334,7 +432,9 @@ class _Lifted:
         self.field = field
         self.f = f
         self.timed, self.takes_args = call_form(f)
-        self.args = field.args if self.takes_args and field.args else args_for(self.takes_args, None)
+        self.args = (
+            field.args if self.takes_args and field.args else args_for(self.takes_args, None)
+        )
         self.in_place = in_place
         self.own = _Own()
 
@@ -350,61 +450,95 @@ class _Lifted:
         finally:
             _running.stack.pop()
         if self.version(x) != version and not self.in_place:
-            raise ValueError("the condition of an event, or an integrand, changed its state in place: "
-                             "return a new tensor, e.g. x - 1 and not x.sub_(1)")
+            raise ValueError(
+                "the condition of an event, or an integrand, changed its state in "
+                "place: "
+                "return a new tensor, e.g. x - 1 and not x.sub_(1)"
+            )
         return self.own(value) if isinstance(value, Tensor) and not is_compiling() else value
 
-    def version(self, x): return 0 if is_compiling() or x.is_inference() else x._version
+    def version(self, x):
+        return 0 if is_compiling() or x.is_inference() else x._version
 
 # %% ../../nbs/00_numerics.ipynb #b5fb533a
 def _mend_slope(dx, x):
     if not isinstance(dx, Tensor):
-        raise TypeError(f"the vector field returned a {type(dx).__name__}, the state is a tensor of shape {list(x.shape)}: "
-                        "return a tensor of that shape")
+        raise TypeError(
+            f"the vector field returned a {type(dx).__name__}, the state is a tensor "
+            f"of shape {list(x.shape)}: "
+            "return a tensor of that shape"
+        )
     if dx.shape != x.shape:
-        raise ValueError(f"the vector field returned shape {list(dx.shape)} for a state of shape {list(x.shape)}: "
-                         "a slope has the shape of its state")
-    if torch.is_autocast_enabled(x.device.type):                           # the field in low precision, the state in full
+        raise ValueError(
+            f"the vector field returned shape {list(dx.shape)} for a state of shape "
+            f"{list(x.shape)}: "
+            "a slope has the shape of its state"
+        )
+    # the field in low precision, the state in full
+    if torch.is_autocast_enabled(x.device.type):
         return dx.to(x.dtype)
-    raise ValueError(f"the vector field returned {dx.dtype} for a state of {x.dtype}: "
-                     f"convert the field with .to({x.dtype}) or the state with x.to({dx.dtype})")
+    raise ValueError(
+        f"the vector field returned {dx.dtype} for a state of {x.dtype}: "
+        f"convert the field with .to({x.dtype}) or the state with x.to({dx.dtype})"
+    )
 
 # %% ../../nbs/00_numerics.ipynb #1f0c7add
 class Status(enum.IntEnum):
     "How a solve ended; `str(status)` is the message."
+
     SUCCESS = 0, "the end of t_span was reached"
-    MAX_STEPS = 1, "the step budget ran out: raise max_steps, loosen the tolerances, or use a stiff stepper such as 'rodas4'"
-    STEP_UNDERFLOW = 2, "the step size fell below min_step or below what the clock resolves: the solution may blow up here, the field may be discontinuous, or the tolerances ask for more than the precision of the state holds"
-    NON_FINITE = 3, "the vector field or the state became NaN or infinite: look at the field at this time, lower the step or the initial value"
+    MAX_STEPS = (
+        1,
+        "the step budget ran out: raise max_steps, loosen the tolerances, or use a stiff stepper "
+        "such as 'rodas4'",
+    )
+    STEP_UNDERFLOW = (
+        2,
+        "the step size fell below min_step or below what the clock resolves: the solution may "
+        "blow up here, the field may be discontinuous, or the tolerances ask for more than the "
+        "precision of the state holds",
+    )
+    NON_FINITE = (
+        3,
+        "the vector field or the state became NaN or infinite: look at the field at this time, "
+        "lower the step or the initial value",
+    )
     NOT_CONVERGED = 4, "an implicit stage did not converge: lower the step or provide a Jacobian"
     EVENT = 5, "a terminal event ended the solve"
 
     def __new__(cls, value, text):
         status = int.__new__(cls, value)
-        status._value_, status.text = value, text
+        status._value_ = value
+        status.text = text
         return status
 
-    def __str__(self): return self.text
+    def __str__(self):
+        return self.text
 
 # %% ../../nbs/00_numerics.ipynb #aaade69b
 @dataclasses.dataclass
 class Stats:
-    "What a solve cost. Steps are counted as tried; sizes are those of accepted steps, in units of time."
-    nfe: int = 0            # evaluations of the vector field
-    nfe_backward: int = 0   # evaluations that its backward pass added
-    jacobians: int = 0      # Jacobians of the field, by an implicit stepper
+    """What a solve cost. Steps are counted as tried; sizes are those of accepted steps, in units of
+    time."""
+
+    nfe: int = 0  # evaluations of the vector field
+    nfe_backward: int = 0  # evaluations that its backward pass added
+    jacobians: int = 0  # Jacobians of the field, by an implicit stepper
     steps: int = 0
     accepted: int = 0
     rejected: int = 0
     min_step: float = float("inf")
-    max_step: float = 0.
+    max_step: float = 0.0
     status: Status = Status.SUCCESS
     t: float = float("nan")  # where the solve stopped
-    worst: tuple = ()       # on failure: index of the component with the largest error
-    lost: float = 0.        # how far a state found by going backward was off, if that was far beyond the tolerance
-    integral_read: bool = dataclasses.field(default=False, repr=False, compare=False)  # somebody looked at the solution's `integral_loss`
+    worst: tuple = ()  # on failure: index of the component with the largest error
+    # how far a state found by going backward was off, if that was far beyond the tolerance
+    lost: float = 0.0
+    # somebody looked at the solution's `integral_loss`
+    integral_read: bool = dataclasses.field(default=False, repr=False, compare=False)
 
-    def sample(self,
+    def sample(
+        self,
         i: int,  # in a solve with a clock for each sample
     ) -> "Stats":
         "The statistics of one sample."
@@ -413,31 +547,51 @@ class Stats:
 
     def count(self, dt, accept):
         self.steps += 1
-        if not accept: self.rejected += 1; return
+        if not accept:
+            self.rejected += 1
+            return
         self.accepted += 1
-        if isinstance(dt, float): self.min_step, self.max_step = min(self.min_step, abs(dt)), max(self.max_step, abs(dt))
+        if isinstance(dt, float):
+            self.min_step, self.max_step = min(self.min_step, abs(dt)), max(self.max_step, abs(dt))
 
 # %% ../../nbs/00_numerics.ipynb #1b7b4655
 class SolverError(RuntimeError):
     "A solve that could not be finished. Carries `status` and `stats`."
-    def __init__(self,
-        stats: Stats,     # of the failed solve
-        detail: str = "", # what else there is to say
+
+    def __init__(
+        self,
+        stats: Stats,  # of the failed solve
+        detail: str = "",  # what else there is to say
     ):
         self._raised = stats, detail
-        sample = None if isinstance(stats.status, Status) else int((stats.status > 0).nonzero()[0, 0])
-        if sample is not None: detail, stats = f"This is sample {sample}, the first of {int((stats.status > 0).sum())} that failed. {detail}", stats.sample(sample)
-        self.status, self.stats = stats.status, stats
-        if stats.worst: detail = f"The error is largest at index {list(stats.worst)} of the state. {detail}"
-        last = f"{stats.min_step:.3g} to {stats.max_step:.3g}" if stats.accepted else "none accepted"
-        super().__init__(f"{stats.status.name} at t = {stats.t:.6g}: {stats.status}. {detail}"
-                         f"[{stats.accepted} steps accepted, sizes {last}; {stats.rejected} rejected; {stats.nfe} evaluations]")
+        sample = (
+            None if isinstance(stats.status, Status) else int((stats.status > 0).nonzero()[0, 0])
+        )
+        if sample is not None:
+            count = int((stats.status > 0).sum())
+            detail = f"This is sample {sample}, the first of {count} that failed. {detail}"
+            stats = stats.sample(sample)
+        self.status = stats.status
+        self.stats = stats
+        if stats.worst:
+            detail = f"The error is largest at index {list(stats.worst)} of the state. {detail}"
+        last = (
+            f"{stats.min_step:.3g} to {stats.max_step:.3g}" if stats.accepted else "none accepted"
+        )
+        super().__init__(
+            f"{stats.status.name} at t = {stats.t:.6g}: {stats.status}. {detail}"
+            f"[{stats.accepted} steps accepted, sizes {last}; {stats.rejected} "
+            f"rejected; {stats.nfe} evaluations]"
+        )
 
-    def __reduce__(self): return SolverError, self._raised
+    def __reduce__(self):
+        return SolverError, self._raised
 
 # %% ../../nbs/00_numerics.ipynb #aefb2647
 class Solution(tuple):
-    "A solved problem. Unpacks as `(t_eval, x)`: times `[T]` and states `[T, *state]` (for a nest of tensors, a nest of such)."
+    """A solved problem. Unpacks as `(t_eval, x)`: times `[T]` and states `[T, *state]` (for a nest
+    of tensors, a nest of such)."""
+
     def __new__(cls, t_eval, x, stats=None, dense=None, integral_loss=None):
         self = super().__new__(cls, (t_eval, x))
         self.t_eval = t_eval
@@ -452,24 +606,40 @@ class Solution(tuple):
         return self.stats.status
 
     @property
-    def integral_loss(self):     # in the nest in which the integrands were given; `None` without any
+    def integral_loss(self):  # in the nest in which the integrands were given; `None` without any
         "The integrals along the solution."
         if self.stats is not None:
             self.stats.integral_read = True
         return self._integral_loss
 
-    def interpolate(self,
+    def interpolate(
+        self,
         t: float | Tensor,  # any times inside the solved span
-    ):                      # states `[*t.shape, *state]`
-        "The solution between the points asked for, from the stepper's own interpolant. Needs `odeint(..., dense=True)`."
-        if self.dense is None: raise ValueError("this solution kept no dense output: solve with dense=True to interpolate between the points of t_span")
+    ):  # states `[*t.shape, *state]`
+        """The solution between the points asked for, from the stepper's own interpolant. Needs
+        `odeint(..., dense=True)`."""
+        if self.dense is None:
+            raise ValueError(
+                "this solution kept no dense output: solve with "
+                "dense=True to interpolate between the points of "
+                "t_span"
+            )
         return self.dense(t)
 
     def __repr__(self):
-        status = self.status.name if isinstance(self.status, Status) else [Status(v).name for v in self.status.unique().tolist()]
-        return f"Solution(t from {self.t_eval.detach().flatten()[0]:.6g} to {self.t_eval.detach().flatten()[-1]:.6g}, {self.t_eval.shape[-1]} points, {status}, {self.stats})"
+        status = (
+            self.status.name
+            if isinstance(self.status, Status)
+            else [Status(v).name for v in self.status.unique().tolist()]
+        )
+        times = self.t_eval.detach().flatten()
+        return (
+            f"Solution(t from {times[0]:.6g} to {times[-1]:.6g}, {self.t_eval.shape[-1]} points, "
+            f"{status}, {self.stats})"
+        )
 
-    def __reduce__(self): return Solution, (self.t_eval, self.x, self.stats, None, self._integral_loss)
+    def __reduce__(self):
+        return Solution, (self.t_eval, self.x, self.stats, None, self._integral_loss)
 
 
 def _solution_parts(s):
@@ -478,12 +648,17 @@ def _solution_parts(s):
         parts.append(s._integral_loss)
     return parts, (s.stats, s.dense)
 
-register_pytree_node(Solution, _solution_parts, lambda parts, rest: Solution(*parts[:2], *rest, *parts[2:]),
-                     serialized_type_name="torchdyn.Solution")
+
+register_pytree_node(
+    Solution,
+    _solution_parts,
+    lambda parts, rest: Solution(*parts[:2], *rest, *parts[2:]),
+    serialized_type_name="torchdyn.Solution",
+)
 
 # %% ../../nbs/00_numerics.ipynb #684998ef
 def axpy(
-    y: Tensor,          # any shape
+    y: Tensor,  # any shape
     a: float | Tensor,  # a number, or a tensor that broadcasts against `x`
     x: Tensor,
 ) -> Tensor:

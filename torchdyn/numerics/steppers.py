@@ -26,141 +26,239 @@ from .states import axpy
 # %% ../../nbs/02_steppers.ipynb #243129bf
 class Tableau(NamedTuple):
     "A Runge-Kutta method as data, in exact fractions."
-    a: tuple                   # `s` rows, row `i` with `i` entries
-    b: tuple                   # `s` weights
-    c: tuple                   # `s` nodes, as published; `check` compares them with the row sums of `a`
-    order: int                 # the global error of a solve with step h is O(h^order)
-    b_hat: tuple | None = None # embedded weights, for the error estimate
-    error_order: int = 0       # their order
-    p: tuple | None = None     # interpolant: b_i(theta) = sum_q p[i][q] theta^(q+1)
-    p_order: int = 0           # its order
+
+    a: tuple  # `s` rows, row `i` with `i` entries
+    b: tuple  # `s` weights
+    # `s` nodes, as published; `check` compares them with the row sums of `a`
+    c: tuple
+    order: int  # the global error of a solve with step h is O(h^order)
+    b_hat: tuple | None = None  # embedded weights, for the error estimate
+    error_order: int = 0  # their order
+    p: tuple | None = None  # interpolant: b_i(theta) = sum_q p[i][q] theta^(q+1)
+    p_order: int = 0  # its order
 
     @property
     def fsal(self) -> bool:
-        "First Same As Last: the last stage is the slope at the new state, so the next step starts with it."
+        """First Same As Last: the last stage is the slope at the new state, so the next step starts
+        with it."""
         return self.c[-1] == 1 and self.a[-1] == self.b[:-1] and self.b[-1] == 0
 
 # %% ../../nbs/02_steppers.ipynb #3052a9a8
-def _fractions(text): return tuple(tuple(Fraction(v) for v in row.split()) for row in text.split("|"))
+def _fractions(text):
+    return tuple(tuple(Fraction(v) for v in row.split()) for row in text.split("|"))
+
 
 def tableau(
-    a: str,             # rows of the strictly lower triangle, separated by `|`, the empty first row left out
-    b: str,             # weights; "" takes the last row of `a` (first same as last)
-    c: str,             # nodes
+    # rows of the strictly lower triangle, separated by `|`, the empty first row left out
+    a: str,
+    b: str,  # weights; "" takes the last row of `a` (first same as last)
+    c: str,  # nodes
     order: int,
     b_hat: str = None,  # embedded weights
     error_order: int = 0,
-    p: str = None,      # interpolant, a row for each stage, from theta^1 upwards
+    p: str = None,  # interpolant, a row for each stage, from theta^1 upwards
     p_order: int = 0,
 ) -> Tableau:
     "A tableau written as text, numbers as fractions or decimals."
     a = ((),) + (_fractions(a) if a else ())
     b = _fractions(b)[0] if b else a[-1] + (Fraction(0),)
-    return Tableau(a, b, _fractions(c)[0], order, b_hat and _fractions(b_hat)[0], error_order, p and _fractions(p), p_order)
+    return Tableau(
+        a,
+        b,
+        _fractions(c)[0],
+        order,
+        b_hat and _fractions(b_hat)[0],
+        error_order,
+        p and _fractions(p),
+        p_order,
+    )
 
 # %% ../../nbs/02_steppers.ipynb #600211a5
 EULER = tableau(a="", b="1", c="0", order=1, p="1", p_order=1)
 
+
 def alpha_tableau(
-    alpha,  # where the second slope is taken, in (0, 1]; a `Fraction`, a number, or a tensor to be trained
+    # where the second slope is taken, in (0, 1]; a `Fraction`, a number, or a tensor to be trained
+    alpha,
 ) -> Tableau:
     "The family of two-stage methods of order 2. Source: Butcher (2016), section 232."
     w = 1 / (2 * alpha)
     return Tableau(((), (alpha,)), (1 - w, w), (0, alpha), 2, (1, 0), 1, ((1, -w), (0, w)), 2)
 
+
 HEUN3 = tableau(a="1/3 | 0 2/3", b="1/4 0 3/4", c="0 1/3 2/3", order=3)
 KUTTA3 = tableau(a="1/2 | -1 2", b="1/6 2/3 1/6", c="0 1/2 1", order=3)
 RALSTON3 = tableau(a="1/2 | 0 3/4", b="2/9 1/3 4/9", c="0 1/2 3/4", order=3)
 SSPRK3_TABLEAU = tableau(a="1 | 1/4 1/4", b="1/6 1/6 2/3", c="0 1 1/2", order=3)
-RK4 = tableau(a="1/2 | 0 1/2 | 0 0 1", b="1/6 1/3 1/3 1/6", c="0 1/2 1/2 1", order=4,
-              p="1 -3/2 2/3 | 0 1 -2/3 | 0 1 -2/3 | 0 -1/2 2/3", p_order=3)
+RK4 = tableau(
+    a="1/2 | 0 1/2 | 0 0 1",
+    b="1/6 1/3 1/3 1/6",
+    c="0 1/2 1/2 1",
+    order=4,
+    p="1 -3/2 2/3 | 0 1 -2/3 | 0 1 -2/3 | 0 -1/2 2/3",
+    p_order=3,
+)
 THREE_EIGHTHS = tableau(a="1/3 | -1/3 1 | 1 -1 1", b="1/8 3/8 3/8 1/8", c="0 1/3 2/3 1", order=4)
 
 # %% ../../nbs/02_steppers.ipynb #64c62454
 FEHLBERG12 = tableau(  # Fehlberg (1969)
-    a="1/2 | 1/256 255/256", b="1/512 255/256 1/512", c="0 1/2 1", order=2, b_hat="1/256 255/256 0", error_order=1)
+    a="1/2 | 1/256 255/256",
+    b="1/512 255/256 1/512",
+    c="0 1/2 1",
+    order=2,
+    b_hat="1/256 255/256 0",
+    error_order=1,
+)
 
-BOGACKI_SHAMPINE = tableau(  # Bogacki, Shampine (1989); the interpolant is the cubic Hermite polynomial
-    a="1/2 | 0 3/4 | 2/9 1/3 4/9", b="", c="0 1/2 3/4 1", order=3, b_hat="7/24 1/4 1/3 1/8", error_order=2,
-    p="1 -4/3 5/9 | 0 1 -2/3 | 0 4/3 -8/9 | 0 -1 1", p_order=3)
+# Bogacki, Shampine (1989); the interpolant is the cubic Hermite polynomial
+BOGACKI_SHAMPINE = tableau(
+    a="1/2 | 0 3/4 | 2/9 1/3 4/9",
+    b="",
+    c="0 1/2 3/4 1",
+    order=3,
+    b_hat="7/24 1/4 1/3 1/8",
+    error_order=2,
+    p="1 -4/3 5/9 | 0 1 -2/3 | 0 4/3 -8/9 | 0 -1 1",
+    p_order=3,
+)
 
 CASH_KARP = tableau(  # Cash, Karp (1990)
-    a="1/5 | 3/40 9/40 | 3/10 -9/10 6/5 | -11/54 5/2 -70/27 35/27 | 1631/55296 175/512 575/13824 44275/110592 253/4096",
-    b="37/378 0 250/621 125/594 0 512/1771", c="0 1/5 3/10 3/5 1 7/8", order=5,
-    b_hat="2825/27648 0 18575/48384 13525/55296 277/14336 1/4", error_order=4)
+    a="1/5 | 3/40 9/40 | 3/10 -9/10 6/5 | -11/54 5/2 -70/27 35/27 | 1631/55296 175/512 575/13824 "
+    "44275/110592 253/4096",
+    b="37/378 0 250/621 125/594 0 512/1771",
+    c="0 1/5 3/10 3/5 1 7/8",
+    order=5,
+    b_hat="2825/27648 0 18575/48384 13525/55296 277/14336 1/4",
+    error_order=4,
+)
 
 # %% ../../nbs/02_steppers.ipynb #110616b8
-DORMAND_PRINCE = tableau(  # Dormand, Prince (1980); interpolant: Shampine (1986), Hairer, Norsett, Wanner I, section II.6
+# Dormand, Prince (1980); interpolant: Shampine (1986), Hairer, Norsett, Wanner I, section II.6
+DORMAND_PRINCE = tableau(
     a="""1/5 | 3/40 9/40 | 44/45 -56/15 32/9 | 19372/6561 -25360/2187 64448/6561 -212/729
-       | 9017/3168 -355/33 46732/5247 49/176 -5103/18656 | 35/384 0 500/1113 125/192 -2187/6784 11/84""",
-    b="", c="0 1/5 3/10 4/5 8/9 1 1", order=5,
-    b_hat="5179/57600 0 7571/16695 393/640 -92097/339200 187/2100 1/40", error_order=4,
+       | 9017/3168 -355/33 46732/5247 49/176 -5103/18656 | 35/384 0 500/1113 125/192 -2187/6784
+           11/84""",
+    b="",
+    c="0 1/5 3/10 4/5 8/9 1 1",
+    order=5,
+    b_hat="5179/57600 0 7571/16695 393/640 -92097/339200 187/2100 1/40",
+    error_order=4,
     p="""1 -8048581381/2820520608 8663915743/2820520608 -12715105075/11282082432 | 0 0 0 0
        | 0 131558114200/32700410799 -68118460800/10900136933 87487479700/32700410799
        | 0 -1754552775/470086768 14199869525/1410260304 -10690763975/1880347072
        | 0 127303824393/49829197408 -318862633887/49829197408 701980252875/199316789632
        | 0 -282668133/205662961 2019193451/616988883 -1453857185/822651844
-       | 0 40617522/29380423 -110615467/29380423 69997945/29380423""", p_order=4)
+       | 0 40617522/29380423 -110615467/29380423 69997945/29380423""",
+    p_order=4,
+)
 
 # %% ../../nbs/02_steppers.ipynb #7c0bb3c6
 TSITOURAS = tableau(  # Tsitouras (2011)
-    a="""0.161 | -0.008480655492356989 0.335480655492357 | 2.8971530571054935 -6.359448489975075 4.3622954328695815
+    a="""0.161 | -0.008480655492356989 0.335480655492357
+       | 2.8971530571054935 -6.359448489975075 4.3622954328695815
        | 5.325864828439257 -11.748883564062828 7.4955393428898365 -0.09249506636175525
-       | 5.86145544294642 -12.92096931784711 8.159367898576159 -0.071584973281401 -0.028269050394068383
-       | 0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 2.324710524099774""",
-    b="", c="0 0.161 0.327 0.9 0.9800255409045097 1 1", order=5,
-    b_hat="0.0946807557658394527 0.0091835655403432537 0.487770528424761594 1.2342975669304791 -2.7077123499835258 1.86662841817058714 1/66",
+       | 5.86145544294642 -12.92096931784711 8.159367898576159 -0.071584973281401
+           -0.028269050394068383
+       | 0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081
+           2.324710524099774""",
+    b="",
+    c="0 0.161 0.327 0.9 0.9800255409045097 1 1",
+    order=5,
+    b_hat="0.0946807557658394527 0.0091835655403432537 0.487770528424761594 1.2342975669304791 "
+    "-2.7077123499835258 1.86662841817058714 1/66",
     error_order=4,
     p="""1 -2.763706197274826 2.9132554618219126 -1.0530884977290216 | 0 0.1317 -0.2234 0.1017
-       | 0 3.930296236894751 -5.941033872131505 2.490627285651253 | 0 -12.411077166933676 30.338188630282318 -16.548102889244902
-       | 0 37.50931341651104 -88.1789048947664 47.37952196281928 | 0 -27.896526289197286 65.09189467479368 -34.87065786149661
-       | 0 1.5 -4 2.5""", p_order=4)
+       | 0 3.930296236894751 -5.941033872131505 2.490627285651253 | 0 -12.411077166933676
+           30.338188630282318 -16.548102889244902
+       | 0 37.50931341651104 -88.1789048947664 47.37952196281928 | 0 -27.896526289197286
+           65.09189467479368 -34.87065786149661
+       | 0 1.5 -4 2.5""",
+    p_order=4,
+)
 
 # %% ../../nbs/02_steppers.ipynb #7ad58b5d
-DORMAND_PRINCE_8 = tableau(  # Dormand, Prince (1981); coefficients as in DOP853, Hairer, Norsett, Wanner I, section II.5
+# Dormand, Prince (1981); coefficients as in DOP853, Hairer, Norsett, Wanner I, section II.5
+DORMAND_PRINCE_8 = tableau(
     a="""0.05260015195876773
        | 0.0197250569845379 0.0591751709536137
        | 0.02958758547680685 0 0.08876275643042054
        | 0.2413651341592667 0 -0.8845494793282861 0.924834003261792
        | 0.037037037037037035 0 0 0.17082860872947386 0.12546768756682242
        | 0.037109375 0 0 0.17025221101954405 0.06021653898045596 -0.017578125
-       | 0.03709200011850479 0 0 0.17038392571223998 0.10726203044637328 -0.015319437748624402 0.008273789163814023
-       | 0.6241109587160757 0 0 -3.3608926294469414 -0.868219346841726 27.59209969944671 20.154067550477894 -43.48988418106996
-       | 0.47766253643826434 0 0 -2.4881146199716677 -0.590290826836843 21.230051448181193 15.279233632882423 -33.28821096898486 -0.020331201708508627
-       | -0.9371424300859873 0 0 5.186372428844064 1.0914373489967295 -8.149787010746927 -18.52006565999696 22.739487099350505 2.4936055526796523
+       | 0.03709200011850479 0 0 0.17038392571223998 0.10726203044637328 -0.015319437748624402
+           0.008273789163814023
+       | 0.6241109587160757 0 0 -3.3608926294469414 -0.868219346841726 27.59209969944671
+           20.154067550477894 -43.48988418106996
+       | 0.47766253643826434 0 0 -2.4881146199716677 -0.590290826836843 21.230051448181193
+           15.279233632882423 -33.28821096898486 -0.020331201708508627
+       | -0.9371424300859873 0 0 5.186372428844064 1.0914373489967295 -8.149787010746927
+           -18.52006565999696 22.739487099350505 2.4936055526796523
          -3.0467644718982196
-       | 2.273310147516538 0 0 -10.53449546673725 -2.0008720582248625 -17.9589318631188 27.94888452941996 -2.8589982771350235 -8.87285693353063
+       | 2.273310147516538 0 0 -10.53449546673725 -2.0008720582248625 -17.9589318631188
+           27.94888452941996 -2.8589982771350235 -8.87285693353063
          12.360567175794303 0.6433927460157636
-       | 0.054293734116568765 0 0 0 0 4.450312892752409 1.8915178993145003 -5.801203960010585 0.3111643669578199 -0.1521609496625161 0.20136540080403034
+       | 0.054293734116568765 0 0 0 0 4.450312892752409 1.8915178993145003 -5.801203960010585
+           0.3111643669578199 -0.1521609496625161 0.20136540080403034
          0.04471061572777259""",
-    b="", c="0 0.05260015195876773 0.0789002279381516 0.1183503419072274 0.2816496580927726 0.3333333333333333 0.25 0.3076923076923077 0.6512820512820513 0.6 0.8571428571428571 1.0 1.0",
-    order=8, error_order=5,
-    b_hat="""0.041173689122373885 0 0 0 0 5.6754693391286134 2.3872768489717505 -7.4655811424655714 0.66149321570779356 -0.4863400683755336 0.11944219431891463
-         0.067065923591658884 0""")
-DOP853_B3 = _fractions("""0.244094488188976385 0 0 0 0 0E-15 0E-16 0E-15 0.7338466882816118 0E-16 0E-17 0.02205882352941177 0""")[0]  # a second embedded method, of order 3
+    b="",
+    c="0 0.05260015195876773 0.0789002279381516 0.1183503419072274 0.2816496580927726 "
+    "0.3333333333333333 0.25 0.3076923076923077 0.6512820512820513 0.6 0.8571428571428571 "
+    "1.0 1.0",
+    order=8,
+    error_order=5,
+    b_hat="""0.041173689122373885 0 0 0 0 5.6754693391286134 2.3872768489717505 -7.4655811424655714
+           0.66149321570779356 -0.4863400683755336 0.11944219431891463
+         0.067065923591658884 0""",
+)
+# a second embedded method, of order 3
+DOP853_B3 = _fractions(
+    """0.244094488188976385 0 0 0 0 0E-15 0E-16 0E-15
+       0.7338466882816118 0E-16 0E-17 0.02205882352941177 0"""
+)[0]
 
 # %% ../../nbs/02_steppers.ipynb #d14c1357
-DOP853_EXTRA = _fractions("""0.056167502283047954 0 0 0 0 0 0.25350021021662483 -0.2462390374708025 -0.12419142326381637 0.15329179827876568 0.00820105229563469
+DOP853_EXTRA = _fractions("""0.056167502283047954 0 0 0 0 0 0.25350021021662483 -0.2462390374708025
+           -0.12419142326381637 0.15329179827876568 0.00820105229563469
          0.007567897660545699 -0.008298
-       | 0.03183464816350214 0 0 0 0 0.028300909672366776 0.053541988307438566 -0.05492374857139099 0 0 -0.00010834732869724932 0.0003825710908356584
+       | 0.03183464816350214 0 0 0 0 0.028300909672366776 0.053541988307438566 -0.05492374857139099
+           0 0 -0.00010834732869724932 0.0003825710908356584
          -0.00034046500868740456 0.1413124436746325
-       | -0.42889630158379194 0 0 0 0 -4.697621415361164 7.683421196062599 4.06898981839711 0.3567271874552811 0 0 0 -0.0013990241651590145 2.9475147891527724
+       | -0.42889630158379194 0 0 0 0 -4.697621415361164 7.683421196062599 4.06898981839711
+           0.3567271874552811 0 0 0 -0.0013990241651590145 2.9475147891527724
          -9.15095847217987""")  # three more stages, only for dense output
-DOP853_D = _fractions("""-8.428938276109013 0 0 0 0 0.5667149535193777 -3.0689499459498917 2.38466765651207 2.117034582445028 -0.871391583777973 2.2404374302607883
-         0.6315787787694688 -0.08899033645133331 18.148505520854727 -9.194632392478356 -4.436036387594894
-       | 10.427508642579134 0 0 0 0 242.28349177525817 165.20045171727028 -374.5467547226902 -22.113666853125306 7.733432668472264 -30.674084731089398
-         -9.332130526430229 15.697238121770845 -31.139403219565178 -9.35292435884448 35.81684148639408
-       | 19.985053242002433 0 0 0 0 -387.0373087493518 -189.17813819516758 527.8081592054236 -11.57390253995963 6.8812326946963 -1.0006050966910838
-         0.7777137798053443 -2.778205752353508 -60.19669523126412 84.32040550667716 11.99229113618279
-       | -25.69393346270375 0 0 0 0 -154.18974869023643 -231.5293791760455 357.6391179106141 93.40532418362432 -37.45832313645163 104.0996495089623
-         29.8402934266605 -43.53345659001114 96.32455395918828 -39.17726167561544 -149.72683625798564""")
+DOP853_D = _fractions("""-8.428938276109013 0 0 0 0 0.5667149535193777 -3.0689499459498917
+           2.38466765651207 2.117034582445028 -0.871391583777973 2.2404374302607883
+         0.6315787787694688 -0.08899033645133331 18.148505520854727 -9.194632392478356
+           -4.436036387594894
+       | 10.427508642579134 0 0 0 0 242.28349177525817 165.20045171727028 -374.5467547226902
+           -22.113666853125306 7.733432668472264 -30.674084731089398
+         -9.332130526430229 15.697238121770845 -31.139403219565178 -9.35292435884448
+           35.81684148639408
+       | 19.985053242002433 0 0 0 0 -387.0373087493518 -189.17813819516758 527.8081592054236
+           -11.57390253995963 6.8812326946963 -1.0006050966910838
+         0.7777137798053443 -2.778205752353508 -60.19669523126412 84.32040550667716
+           11.99229113618279
+       | -25.69393346270375 0 0 0 0 -154.18974869023643 -231.5293791760455 357.6391179106141
+           93.40532418362432 -37.45832313645163 104.0996495089623
+         29.8402934266605 -43.53345659001114 96.32455395918828 -39.17726167561544
+           -149.72683625798564""")
 
 # %% ../../nbs/02_steppers.ipynb #dd5ae4e5
 def _dop853_interpolant():
-    b, unit = DORMAND_PRINCE_8.b + (0, 0, 0), lambda i: tuple(int(j == i) for j in range(16))
-    nested = [b, tuple(u - v for u, v in zip(unit(0), b)), tuple(2 * v - u - w for u, v, w in zip(unit(0), b, unit(12))), *DOP853_D]
+    b = DORMAND_PRINCE_8.b + (0, 0, 0)
+
+    def unit(i):
+        return tuple(int(j == i) for j in range(16))
+
+    nested = [
+        b,
+        tuple(u - v for u, v in zip(unit(0), b)),
+        tuple(2 * v - u - w for u, v, w in zip(unit(0), b, unit(12))),
+        *DOP853_D,
+    ]
     rows = []
-    for f in zip(*nested):                   # one stage at a time: its polynomial, lowest power first
+    # one stage at a time: its polynomial, lowest power first
+    for f in zip(*nested):
         poly = [0]
         for k, value in reversed(list(enumerate(f))):
             poly = [value + poly[0], *poly[1:]]
@@ -172,39 +270,55 @@ def _dop853_interpolant():
 def _grow(tree):
     yield tuple(sorted(tree + ((),)))
     for i, branch in enumerate(tree):
-        for grown in _grow(branch): yield tuple(sorted(tree[:i] + (grown,) + tree[i + 1:]))
+        for grown in _grow(branch):
+            yield tuple(sorted(tree[:i] + (grown,) + tree[i + 1 :]))
+
 
 @functools.cache
 def rooted_trees(
-    n: int,   # number of nodes
-) -> tuple:   # each tree a sorted tuple of its branches
+    n: int,  # number of nodes
+) -> tuple:  # each tree a sorted tuple of its branches
     "All rooted trees with `n` nodes."
-    return ((),) if n == 1 else tuple(sorted({grown for tree in rooted_trees(n - 1) for grown in _grow(tree)}))
+    return (
+        ((),)
+        if n == 1
+        else tuple(sorted({grown for tree in rooted_trees(n - 1) for grown in _grow(tree)}))
+    )
 
 # %% ../../nbs/02_steppers.ipynb #a33e47bc
-def _nodes(tree): return 1 + sum(map(_nodes, tree))
-def _density(tree): return _nodes(tree) * functools.reduce(lambda v, branch: v * _density(branch), tree, 1)
+def _nodes(tree):
+    return 1 + sum(map(_nodes, tree))
+
+
+def _density(tree):
+    return _nodes(tree) * functools.reduce(lambda v, branch: v * _density(branch), tree, 1)
+
 
 def _elementary(a):  # tree -> Phi(tree), one entry a stage
     @functools.cache
     def phi(tree):
         value = [1] * len(a)
-        for branch in tree: value = [v * sum(w * u for w, u in zip(row, phi(branch)) if w) for v, row in zip(value, a)]
+        for branch in tree:
+            value = [
+                v * sum(w * u for w, u in zip(row, phi(branch)) if w) for v, row in zip(value, a)
+            ]
         return value
+
     return phi
 
 # %% ../../nbs/02_steppers.ipynb #63eefa05
 def order_conditions(
     t: Tableau,
     weights: tuple,  # `b`, `b_hat`, or the rows `p` of an interpolant
-    n: int,          # trees with `n` nodes
-) -> float:          # the largest violation
+    n: int,  # trees with `n` nodes
+) -> float:  # the largest violation
     "How far `weights` are from satisfying the order conditions of the trees with `n` nodes."
     polynomial = isinstance(weights[0], tuple)
     columns = list(zip(*weights)) if polynomial else [weights]
     if polynomial and len(columns) < n:
         columns += [(0,) * len(t.b)] * (n - len(columns))  # the powers of theta that it lacks
-    worst, elementary = 0., _elementary(t.a)
+    worst = 0.0
+    elementary = _elementary(t.a)
     for tree in rooted_trees(n):
         phi = elementary(tree)
         for q, column in enumerate(columns, 1):
@@ -215,74 +329,104 @@ def order_conditions(
 # %% ../../nbs/02_steppers.ipynb #2bb6550a
 def attained_order(
     t: Tableau,
-    weights: tuple,     # `b`, `b_hat` or `p`
-    tol: float = 1e-11, # published decimals end somewhere
+    weights: tuple,  # `b`, `b_hat` or `p`
+    tol: float = 1e-11,  # published decimals end somewhere
     limit: int = 9,
 ) -> int:
     "The largest order whose conditions `weights` satisfy."
-    return next(n for n in range(1, limit + 1) if order_conditions(t, weights, n) > tol or n == limit) - 1
+    return (
+        next(n for n in range(1, limit + 1) if order_conditions(t, weights, n) > tol or n == limit)
+        - 1
+    )
 
 
 def check_tableau(t: Tableau, tol: float = 1e-11) -> None:
-    "Raises `ValueError` unless nodes, order, embedded order, interpolant order and its end point are what the tableau says."
-    claims = {"c = A 1": all(abs(c - sum(row)) <= tol for c, row in zip(t.c, t.a)) and len(t.a) == len(t.b) == len(t.c),
-              f"order {t.order}": attained_order(t, t.b, tol) == t.order}
-    if t.b_hat: claims[f"embedded order {t.error_order}"] = attained_order(t, t.b_hat, tol) == t.error_order
-    if t.p: claims[f"interpolant of order {t.p_order}"] = attained_order(t, t.p, tol) == t.p_order
-    if t.p: claims["interpolant ends at the new state"] = all(abs(sum(row) - b) <= tol for row, b in zip(t.p, t.b))
+    """Raises `ValueError` unless nodes, order, embedded order, interpolant order and its end point
+    are what the tableau says."""
+    claims = {
+        "c = A 1": all(abs(c - sum(row)) <= tol for c, row in zip(t.c, t.a))
+        and len(t.a) == len(t.b) == len(t.c),
+        f"order {t.order}": attained_order(t, t.b, tol) == t.order,
+    }
+    if t.b_hat:
+        claims[f"embedded order {t.error_order}"] = attained_order(t, t.b_hat, tol) == t.error_order
+    if t.p:
+        claims[f"interpolant of order {t.p_order}"] = attained_order(t, t.p, tol) == t.p_order
+    if t.p:
+        claims["interpolant ends at the new state"] = all(
+            abs(sum(row) - b) <= tol for row, b in zip(t.p, t.b)
+        )
     failed = [claim for claim, holds in claims.items() if not holds]
-    if failed: raise ValueError(f"the tableau does not satisfy: {', '.join(failed)}")
+    if failed:
+        raise ValueError(f"the tableau does not satisfy: {', '.join(failed)}")
 
 # %% ../../nbs/02_steppers.ipynb #a1954f03
 class Step(NamedTuple):
     "The outcome of one step from `x` at `t` to `t + dt`."
-    x: Tensor                    # state at `t + dt`, the shape of the state
-    error: Tensor | None         # local error estimate, same shape; `None` for a stepper without one
-    stages: tuple | None = None  # slopes, the first at the start of the step: for dense output and regularisers
-    memory: Any = None           # for the next step: a tensor is the slope at the new state
-    status: Tensor | None = None # samples with an implicit stage that did not converge: `[B]`, or `[1]` for all
-    terms: tuple | None = None   # what the stepper's interpolant combines, where that is not `stages`
+
+    x: Tensor  # state at `t + dt`, the shape of the state
+    # local error estimate, same shape; `None` for a stepper without one
+    error: Tensor | None
+    # slopes, the first at the start of the step: for dense output and regularisers
+    stages: tuple | None = None
+    memory: Any = None  # for the next step: a tensor is the slope at the new state
+    # samples with an implicit stage that did not converge: `[B]`, or `[1]` for all
+    status: Tensor | None = None
+    # what the stepper's interpolant combines, where that is not `stages`
+    terms: tuple | None = None
 
 # %% ../../nbs/02_steppers.ipynb #c822c8ba
 class Stepper(nn.Module):
     "Takes one step. To write your own, set `order` and define `forward`."
-    order: int = 1           # of the global error
-    error_order: int = 0     # of the solution that the error estimate compares with
-    adaptive: bool = False   # gives an error estimate, and takes its steps from a controller unless told otherwise
-    explicit: bool = True
-    linearly_implicit: bool = False   # a step solves systems of linear equations, and never iterates
-    fsal: bool = False       # first same as last: the memory of a step is the slope at its end, and spares the next one an evaluation
-    reversible: bool = False # has `reverse(f, t, x, dt, memory) -> (x, memory)`
-    trainable: bool = False
-    interpolant: tuple | None = None  # rows `p[i]` over the stages, see `Tableau.p`; `None`: cubic Hermite
 
-    def begin(self,
+    order: int = 1  # of the global error
+    error_order: int = 0  # of the solution that the error estimate compares with
+    # gives an error estimate, and takes its steps from a controller unless told otherwise
+    adaptive: bool = False
+    explicit: bool = True
+    # a step solves systems of linear equations, and never iterates
+    linearly_implicit: bool = False
+    # first same as last: the memory of a step is the slope at its end, and spares the next one an
+    # evaluation
+    fsal: bool = False
+    reversible: bool = False  # has `reverse(f, t, x, dt, memory) -> (x, memory)`
+    trainable: bool = False
+    # rows `p[i]` over the stages, see `Tableau.p`; `None`: cubic Hermite
+    interpolant: tuple | None = None
+
+    def begin(
+        self,
         f: Callable,  # the field, `f(t, x)`
         t: float,
         x: Tensor,
-    ):                # the memory of the first step
+    ):  # the memory of the first step
         "What the first step needs to know. A tensor is the slope at the initial state."
         return None
 
-    def with_tolerance(self,
-        tolerance,    # a `Tolerance`; `None`: the solve takes fixed steps
-    ):                # itself, or a copy that knows it
-        "The stepper for a solve. One that iterates goes on until it is as exact as the solve needs."
+    def with_tolerance(
+        self,
+        tolerance,  # a `Tolerance`; `None`: the solve takes fixed steps
+    ):  # itself, or a copy that knows it
+        """The stepper for a solve. One that iterates goes on until it is as exact as the solve
+        needs."""
         return self
 
     def extend(self, f, t, x, dt, step):
-        "What the interpolant combines: the stages, or what the method has instead; it may evaluate further ones here."
+        """What the interpolant combines: the stages, or what the method has instead; it may
+        evaluate further ones here."""
         return step.stages if step.terms is None else step.terms
 
     def forward(self, f, t, x, dt, memory) -> Step:
         "One step of size `dt` from `x` at time `t`."
-        raise NotImplementedError(f"{type(self).__name__} defines no forward(f, t, x, dt, memory) -> Step")
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no forward(f, t, x, dt, memory) -> Step"
+        )
 
 # %% ../../nbs/02_steppers.ipynb #de749545
 def weighted_sum(
     slopes: list,  # tensors of the shape of the state
-    weights,       # a number or 0-dim tensor for each; zeros are skipped
-    scale=1.,      # a number or tensor, a factor of the sum
+    weights,  # a number or 0-dim tensor for each; zeros are skipped
+    scale=1.0,  # a number or tensor, a factor of the sum
 ) -> Tensor:
     "$\\sum_i w_i k_i$."
     total, first = _direction(slopes, weights)
@@ -290,9 +434,10 @@ def weighted_sum(
 
 
 def advance(
-    x: Tensor,     # state
-    dt,            # step size, a number or a tensor
-    slopes: list, weights,
+    x: Tensor,  # state
+    dt,  # step size, a number or a tensor
+    slopes: list,
+    weights,
 ) -> Tensor:
     "$x + h \\sum_i w_i k_i$."
     total, first = _direction(slopes, weights)
@@ -301,34 +446,58 @@ def advance(
 
 def _direction(slopes, weights):
     "The sum over its first weight, and that weight."
-    total, first = None, 1.
+    total = None
+    first = 1.0
     for w, k in zip(weights, slopes):
-        if isinstance(w, Tensor): total = k * w if total is None else axpy(total, w if first == 1. else w / first, k)
-        elif w == 0: continue
-        elif total is None: total, first = k, w
-        else: total = torch.add(total, k, alpha=w / first)
+        if isinstance(w, Tensor):
+            total = k * w if total is None else axpy(total, w if first == 1.0 else w / first, k)
+        elif w == 0:
+            continue
+        elif total is None:
+            total = k
+            first = w
+        else:
+            total = torch.add(total, k, alpha=w / first)
     return total, first
 
 # %% ../../nbs/02_steppers.ipynb #0e4a07d5
 class RungeKutta(Stepper):
     "Any explicit Runge-Kutta method, given by its tableau."
-    def __init__(self,
+
+    def __init__(
+        self,
         tableau: Tableau,
-        adaptive: bool | None = None,  # estimate the error of each step; by default if the tableau has embedded weights
-        trainable: bool = False,       # make the coefficients parameters
+        # estimate the error of each step; by default if the tableau has embedded weights
+        adaptive: bool | None = None,
+        trainable: bool = False,  # make the coefficients parameters
     ):
         super().__init__()
-        self.tableau, self.order, self.error_order, self.trainable = tableau, tableau.order, tableau.error_order, trainable
+        self.tableau = tableau
+        self.order = tableau.order
+        self.error_order = tableau.error_order
+        self.trainable = trainable
         self.adaptive = tableau.b_hat is not None if adaptive is None else adaptive
-        if self.adaptive and not tableau.b_hat: raise ValueError(f"{type(self).__name__} has no embedded weights to estimate its error with: wrap it, Doubling(stepper)")
-        self.fsal, self.interpolant = tableau.fsal and not trainable, None if trainable else _floats(tableau.p)
+        if self.adaptive and not tableau.b_hat:
+            raise ValueError(
+                f"{type(self).__name__} has no "
+                "embedded weights to estimate "
+                "its error with: wrap it, "
+                "Doubling(stepper)"
+            )
+        self.fsal = tableau.fsal and not trainable
+        self.interpolant = None if trainable else _floats(tableau.p)
         self._weights = _weights(tableau, float)
-        if trainable: self.a, self.b = (nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (sum(self._weights[0], []), self._weights[1]))
+        if trainable:
+            self.a, self.b = (
+                nn.Parameter(torch.tensor(v, dtype=torch.float64))
+                for v in (sum(self._weights[0], []), self._weights[1])
+            )
 
     def weights(self):  # (a, b, c, b - b_hat)
         return _free_weights(self) if self.trainable else self._weights
 
-    def begin(self, f, t, x): return f(t, x) if self.adaptive or self.fsal else None
+    def begin(self, f, t, x):
+        return f(t, x) if self.adaptive or self.fsal else None
 
     def forward(self, f, t, x, dt, memory):
         a, b, c, e = self.weights()
@@ -339,145 +508,240 @@ class RungeKutta(Stepper):
         new = stage if self.fsal else advance(x, dt, slopes, b)
         error = None
         if self.adaptive:
-            with torch.no_grad(): error = self.error(slopes, dt)
+            with torch.no_grad():
+                error = self.error(slopes, dt)
         return Step(new, error, slopes, slopes[-1] if self.fsal else None)
 
-    def error(self,
+    def error(
+        self,
         slopes: list,  # the stages of a step
-        dt: float,     # its size
+        dt: float,  # its size
     ) -> Tensor:
         "The error estimate $h \\sum_i (b_i - \\hat b_i) k_i$. A step takes it without a graph."
         return weighted_sum(slopes, self.weights()[3], dt)
 
-    def extra_repr(self): return f"order={self.order}" + (f"({self.error_order})" if self.adaptive else "") + (", trainable=True" if self.trainable else "")
+    def extra_repr(self):
+        return (
+            f"order={self.order}"
+            + (f"({self.error_order})" if self.adaptive else "")
+            + (", trainable=True" if self.trainable else "")
+        )
 
 # %% ../../nbs/02_steppers.ipynb #319402b1
-def _floats(rows): return rows and tuple(tuple(map(float, row)) for row in rows)
+def _floats(rows):
+    return rows and tuple(tuple(map(float, row)) for row in rows)
 
 
 def _weights(t: Tableau, number):
     e = [number(b - h) for b, h in zip(t.b, t.b_hat)] if t.b_hat else None
-    return [[number(v) for v in row] for row in t.a], [number(v) for v in t.b], [number(v) for v in t.c], e
+    return (
+        [[number(v) for v in row] for row in t.a],
+        [number(v) for v in t.b],
+        [number(v) for v in t.c],
+        e,
+    )
 
 
 def _free_weights(stepper):
-    "Coefficients from free parameters: nodes are row sums of A, and the weights are shifted to sum to one, so every value of the parameters is a consistent method."
-    s, flat = len(stepper.b), list(stepper.a.unbind())
-    rows = [flat[i * (i - 1) // 2:i * (i + 1) // 2] for i in range(s)]
+    """Coefficients from free parameters: nodes are row sums of A, and the weights are shifted to
+    sum to one, so every value of the parameters is a consistent method."""
+    s = len(stepper.b)
+    flat = list(stepper.a.unbind())
+    rows = [flat[i * (i - 1) // 2 : i * (i + 1) // 2] for i in range(s)]
     b = list((stepper.b + (1 - stepper.b.sum()) / s).unbind())
-    return rows, b, [sum(row) if row else 0. for row in rows], [v - h for v, h in zip(b, map(float, stepper.tableau.b_hat))] if stepper.tableau.b_hat else None
+    return (
+        rows,
+        b,
+        [sum(row) if row else 0.0 for row in rows],
+        [v - h for v, h in zip(b, map(float, stepper.tableau.b_hat))]
+        if stepper.tableau.b_hat
+        else None,
+    )
 
 # %% ../../nbs/02_steppers.ipynb #20db2d4d
 class Euler(RungeKutta):
     "Order 1, one stage."
-    def __init__(self): super().__init__(EULER)
+
+    def __init__(self):
+        super().__init__(EULER)
+
 
 class RungeKutta4(RungeKutta):
     "The classical method of order 4, four stages. Source: Kutta (1901)."
-    def __init__(self): super().__init__(RK4)
+
+    def __init__(self):
+        super().__init__(RK4)
+
 
 class BogackiShampine32(RungeKutta):
     "Order 3(2), three evaluations a step. Source: Bogacki, Shampine (1989)."
-    def __init__(self): super().__init__(BOGACKI_SHAMPINE)
+
+    def __init__(self):
+        super().__init__(BOGACKI_SHAMPINE)
+
 
 class DormandPrince45(RungeKutta):
     "Order 5(4), six evaluations a step, interpolant of order 4. Source: Dormand, Prince (1980)."
-    def __init__(self): super().__init__(DORMAND_PRINCE)
+
+    def __init__(self):
+        super().__init__(DORMAND_PRINCE)
+
 
 class Tsitouras45(RungeKutta):
     "Order 5(4), six evaluations a step, smaller error constants. Source: Tsitouras (2011)."
-    def __init__(self): super().__init__(TSITOURAS)
+
+    def __init__(self):
+        super().__init__(TSITOURAS)
 
 # %% ../../nbs/02_steppers.ipynb #8591a370
 class DormandPrince853(RungeKutta):
-    "Order 8(5, 3), twelve evaluations a step, and three more where dense output of order 7 is wanted. Source: Hairer, Norsett, Wanner I, section II.5."
+    """Order 8(5, 3), twelve evaluations a step, and three more where dense output of order 7 is
+    wanted. Source: Hairer, Norsett, Wanner I, section II.5."""
+
     def __init__(self):
         super().__init__(DORMAND_PRINCE_8)
-        self.interpolant, self.error_order = _floats(_dop853_interpolant()), 7     # the mixed estimate shrinks as h^8
+        # the mixed estimate shrinks as h^8
+        self.interpolant = _floats(_dop853_interpolant())
+        self.error_order = 7
         self._e3 = [float(u - v) for u, v in zip(DORMAND_PRINCE_8.b, DOP853_B3)]
         self._extra = [([float(v) for v in row], float(sum(row))) for row in DOP853_EXTRA]
 
     def error(self, slopes, dt):
-        e5, e3 = weighted_sum(slopes, self.weights()[3]), weighted_sum(slopes, self._e3)
-        return e5 * (e5.abs() / torch.hypot(e5.abs(), .1 * e3.abs()).clamp_min(torch.finfo(e5.dtype).tiny)) * dt
+        e5 = weighted_sum(slopes, self.weights()[3])
+        e3 = weighted_sum(slopes, self._e3)
+        return (
+            e5
+            * (
+                e5.abs()
+                / torch.hypot(e5.abs(), 0.1 * e3.abs()).clamp_min(torch.finfo(e5.dtype).tiny)
+            )
+            * dt
+        )
 
     def extend(self, f, t, x, dt, step):
         slopes = list(step.stages)
-        for row, node in self._extra: slopes.append(f(t + node * dt, advance(x, dt, slopes, row)))
+        for row, node in self._extra:
+            slopes.append(f(t + node * dt, advance(x, dt, slopes, row)))
         return slopes
 
 # %% ../../nbs/02_steppers.ipynb #55b15d8c
 class Heun3(RungeKutta):
     "Order 3, three stages. Source: Heun (1900)."
-    def __init__(self): super().__init__(HEUN3)
+
+    def __init__(self):
+        super().__init__(HEUN3)
+
 
 class Kutta3(RungeKutta):
     "Order 3, three stages. Source: Kutta (1901)."
-    def __init__(self): super().__init__(KUTTA3)
+
+    def __init__(self):
+        super().__init__(KUTTA3)
+
 
 class Ralston3(RungeKutta):
     "Order 3, three stages, least error bound. Source: Ralston (1962)."
-    def __init__(self): super().__init__(RALSTON3)
+
+    def __init__(self):
+        super().__init__(RALSTON3)
+
 
 class SSPRK3(RungeKutta):
     "Order 3, strong stability preserving. Source: Shu, Osher (1988)."
-    def __init__(self): super().__init__(SSPRK3_TABLEAU)
+
+    def __init__(self):
+        super().__init__(SSPRK3_TABLEAU)
+
 
 class ThreeEighths(RungeKutta):
     "The 3/8 rule, order 4, four stages. Source: Kutta (1901)."
-    def __init__(self): super().__init__(THREE_EIGHTHS)
+
+    def __init__(self):
+        super().__init__(THREE_EIGHTHS)
+
 
 class Fehlberg12(RungeKutta):
     "Order 2(1), three stages, for rough work. Source: Fehlberg (1969)."
-    def __init__(self): super().__init__(FEHLBERG12)
+
+    def __init__(self):
+        super().__init__(FEHLBERG12)
+
 
 class CashKarp45(RungeKutta):
     "Order 5(4), six stages. Source: Cash, Karp (1990)."
-    def __init__(self): super().__init__(CASH_KARP)
+
+    def __init__(self):
+        super().__init__(CASH_KARP)
 
 # %% ../../nbs/02_steppers.ipynb #f4d56831
 class RungeKutta2(RungeKutta):
-    "The two-stage family of order 2: `alpha` = 1/2, 2/3, 1 are Midpoint, Ralston, Heun. Source: Poli, Massaroli et al. (2022), Figure 3."
-    def __init__(self,
-        alpha: float = .5,        # where the second slope is taken, in (0, 1]
+    """The two-stage family of order 2: `alpha` = 1/2, 2/3, 1 are Midpoint, Ralston, Heun. Source:
+    Poli, Massaroli et al. (2022), Figure 3."""
+
+    def __init__(
+        self,
+        alpha: float = 0.5,  # where the second slope is taken, in (0, 1]
         trainable: bool = False,  # make `alpha` a parameter
-        adaptive: bool = False,   # control the step by the embedded Euler method
+        adaptive: bool = False,  # control the step by the embedded Euler method
     ):
-        if not 0 < alpha <= 1: raise ValueError(f"alpha lies in (0, 1]; got {alpha}")
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha lies in (0, 1]; got {alpha}")
         super().__init__(alpha_tableau(alpha), adaptive)
-        self.trainable, self.interpolant = trainable, None if trainable else self.interpolant
-        self.alpha = nn.Parameter(torch.tensor(float(alpha), dtype=torch.float64)) if trainable else float(alpha)
+        self.trainable = trainable
+        self.interpolant = None if trainable else self.interpolant
+        self.alpha = (
+            nn.Parameter(torch.tensor(float(alpha), dtype=torch.float64))
+            if trainable
+            else float(alpha)
+        )
 
     def weights(self):
         return _weights(alpha_tableau(self.alpha), lambda v: v) if self.trainable else self._weights
 
-    def extra_repr(self): return f"alpha={float(self.alpha):.4g}, trainable={self.trainable}"
+    def extra_repr(self):
+        return f"alpha={float(self.alpha):.4g}, trainable={self.trainable}"
 
 # %% ../../nbs/02_steppers.ipynb #cf97f0bc
 class Midpoint(RungeKutta2):
     "Order 2, the slope in the middle."
-    def __init__(self, adaptive=False): super().__init__(1 / 2, adaptive=adaptive)
+
+    def __init__(self, adaptive=False):
+        super().__init__(1 / 2, adaptive=adaptive)
+
 
 class Ralston(RungeKutta2):
     "Order 2, least error bound. Source: Ralston (1962)."
-    def __init__(self, adaptive=False): super().__init__(2 / 3, adaptive=adaptive)
+
+    def __init__(self, adaptive=False):
+        super().__init__(2 / 3, adaptive=adaptive)
+
 
 class Heun(RungeKutta2):
     "Order 2, the mean of both ends."
-    def __init__(self, adaptive=False): super().__init__(1., adaptive=adaptive)
+
+    def __init__(self, adaptive=False):
+        super().__init__(1.0, adaptive=adaptive)
 
 # %% ../../nbs/02_steppers.ipynb #c4fccc49
 class Doubling(Stepper):
-    "Gives any stepper an error estimate by step doubling. Source: Richardson (1911); Hairer, Norsett, Wanner I, section II.4."
+    """Gives any stepper an error estimate by step doubling. Source: Richardson (1911); Hairer,
+    Norsett, Wanner I, section II.4."""
+
     adaptive = True
 
     def __init__(self, stepper: Stepper):
         super().__init__()
-        self.stepper, self.order, self.error_order, self.explicit, self.trainable = stepper, stepper.order, stepper.order, stepper.explicit, stepper.trainable
+        self.stepper = stepper
+        self.order = stepper.order
+        self.error_order = stepper.order
+        self.explicit = stepper.explicit
+        self.trainable = stepper.trainable
 
-    def with_tolerance(self, tolerance): return with_part(self, "stepper", self.stepper.with_tolerance(tolerance))
+    def with_tolerance(self, tolerance):
+        return with_part(self, "stepper", self.stepper.with_tolerance(tolerance))
 
-    def begin(self, f, t, x): return self.stepper.begin(f, t, x)
+    def begin(self, f, t, x):
+        return self.stepper.begin(f, t, x)
 
     def forward(self, f, t, x, dt, memory):
         whole = self.stepper(f, t, x, dt, memory)
@@ -503,9 +767,9 @@ def with_part(stepper: Stepper, name: str, part: Stepper) -> Stepper:
 
 
 def marked(
-    x: Tensor,                # shaped as the state
-    samples: Tensor | None,   # `[B]`, or `[1]` for all of them; `None` for nobody
-    value: float,             # infinity or NaN
+    x: Tensor,  # shaped as the state
+    samples: Tensor | None,  # `[B]`, or `[1]` for all of them; `None` for nobody
+    value: float,  # infinity or NaN
 ) -> Tensor:
     "The same with a value that says that these samples have none."
     if samples is None:
@@ -515,32 +779,56 @@ def marked(
     return torch.where(samples, value, x)
 
 # %% ../../nbs/02_steppers.ipynb #f4b27ba3
-STEPPERS = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "ralston": Ralston, "rk2": RungeKutta2, "heun3": Heun3, "kutta3": Kutta3, "ralston3": Ralston3,
-            "ssprk3": SSPRK3, "rk4": RungeKutta4, "rk38": ThreeEighths, "fehlberg12": Fehlberg12, "bosh3": BogackiShampine32, "cashkarp": CashKarp45,
-            "dopri5": DormandPrince45, "tsit5": Tsitouras45, "dopri8": DormandPrince853}
+STEPPERS = {
+    "euler": Euler,
+    "midpoint": Midpoint,
+    "heun": Heun,
+    "ralston": Ralston,
+    "rk2": RungeKutta2,
+    "heun3": Heun3,
+    "kutta3": Kutta3,
+    "ralston3": Ralston3,
+    "ssprk3": SSPRK3,
+    "rk4": RungeKutta4,
+    "rk38": ThreeEighths,
+    "fehlberg12": Fehlberg12,
+    "bosh3": BogackiShampine32,
+    "cashkarp": CashKarp45,
+    "dopri5": DormandPrince45,
+    "tsit5": Tsitouras45,
+    "dopri8": DormandPrince853,
+}
 
 # %% ../../nbs/02_steppers.ipynb #283fe843
 def fixed_steps(
     stepper: Stepper,
-    f: Callable,   # the field, `f(t, x)`
-    x: Tensor,     # initial state
-    t0: float, t1: float,
-    n: int,        # number of steps
-) -> Tensor:       # the state at `t1`
+    f: Callable,  # the field, `f(t, x)`
+    x: Tensor,  # initial state
+    t0: float,
+    t1: float,
+    n: int,  # number of steps
+) -> Tensor:  # the state at `t1`
     "`n` equal steps: all there is to a solver without error control."
-    h, memory = (t1 - t0) / n, stepper.begin(f, t0, x)
+    h = (t1 - t0) / n
+    memory = stepper.begin(f, t0, x)
     for i in range(n):
         step = stepper(f, t0 + i * h, x, h, memory)
-        x, memory = step.x, step.memory
+        x = step.x
+        memory = step.memory
     return x
 
 
 def observed_order(
     stepper: Stepper,
-    f: Callable, x: Tensor, t0: float, t1: float,
+    f: Callable,
+    x: Tensor,
+    t0: float,
+    t1: float,
     exact: Tensor,  # the solution at `t1`
-    n: int = 16,    # the coarser of the two grids
+    n: int = 16,  # the coarser of the two grids
 ) -> float:
     "Slope of the logarithm of the error between `n` and `2n` steps."
-    coarse, fine = (torch.linalg.vector_norm(fixed_steps(stepper, f, x, t0, t1, k) - exact) for k in (n, 2 * n))
+    coarse, fine = (
+        torch.linalg.vector_norm(fixed_steps(stepper, f, x, t0, t1, k) - exact) for k in (n, 2 * n)
+    )
     return torch.log2(coarse / fine).item()

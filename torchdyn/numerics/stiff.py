@@ -19,19 +19,29 @@ from torch import Tensor
 
 from .roots import Residual, check_entries, implicit, jacobian_rows
 from .states import as_time
-from .steppers import STEPPERS, Step, Stepper, Tableau, advance, marked, weighted_sum
+from torchdyn.numerics.steppers import (
+    STEPPERS,
+    Step,
+    Stepper,
+    Tableau,
+    advance,
+    marked,
+    weighted_sum,
+)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #29b2b839
 def sample_shape(
-    x: Tensor,              # state
+    x: Tensor,  # state
     coupled: bool = False,  # the samples of a batch interact
-    t: float | Tensor = 0.,  # the time: a number, or a clock for each sample, `[B, 1, ...]`
-) -> tuple[int, int]:       # (samples, real components of each)
+    t: float | Tensor = 0.0,  # the time: a number, or a clock for each sample, `[B, 1, ...]`
+) -> tuple[int, int]:  # (samples, real components of each)
     "A state as a batch of real vectors; a complex component is two of them."
     clocks = isinstance(t, Tensor) and t.dim() > 0
     if coupled and clocks:
-        raise ValueError("coupled=True makes one system of a batch, and a system has one clock: "
-                         "solve without per_sample=True, or without coupled=True")
+        raise ValueError(
+            "coupled=True makes one system of a batch, and a system has one clock: "
+            "solve without per_sample=True, or without coupled=True"
+        )
     apart = clocks or x.dim() > 1 and not coupled
     samples = len(x) if apart else 1
     components = math.prod(x.shape[1:]) if apart else x.numel()
@@ -48,16 +58,19 @@ def _like(v, x):  # real numbers as a state
 # %% ../../nbs/10_stiff_steppers.ipynb #f27c5325
 class Linear(NamedTuple):
     "A field near one point: $f + J\\,\\delta x + \\dot f\\,\\delta t$."
-    slope: Tensor          # the shape of the state
-    J: Tensor              # `[B, n, n]`
-    drift: Tensor | None   # the shape of the state; `None` if the field does not depend on time
+
+    slope: Tensor  # the shape of the state
+    J: Tensor  # `[B, n, n]`
+    drift: Tensor | None  # the shape of the state; `None` if the field does not depend on time
 
 
 def linearize(
-    f: Callable, t: float | Tensor, x: Tensor,
+    f: Callable,
+    t: float | Tensor,
+    x: Tensor,
     coupled: bool = False,
-    keep: bool = False,    # keep the graph
-    timed: bool = True,    # find the derivative by the time, too
+    keep: bool = False,  # keep the graph
+    timed: bool = True,  # find the derivative by the time, too
 ) -> Linear:
     r"$f$, $\partial f/\partial x$ and $\partial f/\partial t$, exactly, from one evaluation."
     shape = sample_shape(x, coupled, t)
@@ -92,17 +105,19 @@ def _time_derivative(slope, t, v, keep):  # for any `v`
 
 
 def jacobian(
-    f: Callable,           # the field, `f(t, x)`
-    t: float | Tensor, x: Tensor,
+    f: Callable,  # the field, `f(t, x)`
+    t: float | Tensor,
+    x: Tensor,
     coupled: bool = False,
-    keep: bool = False,    # keep the graph, to differentiate through it
-) -> Tensor:               # `[B, n, n]`
+    keep: bool = False,  # keep the graph, to differentiate through it
+) -> Tensor:  # `[B, n, n]`
     "Jacobian of the field."
     return linearize(f, t, x, coupled, keep, timed=False).J
 
 # %% ../../nbs/10_stiff_steppers.ipynb #2eaf1022
 def _solver(W):
-    "The inverse of a batch of real matrices `[B, n, n]`, factored once, for right sides of any shape."
+    """The inverse of a batch of real matrices `[B, n, n]`, factored once, for right sides of any
+    shape."""
     compiled = torch.compiler.is_compiling() and W.shape[-1] <= _FEW
     solve = _eliminate(W) if compiled else _factored(W)
     return lambda v: _like(solve(_real(v)), v) if v.is_complex() else solve(v)
@@ -114,18 +129,29 @@ def _factored(W):
     return lambda v: torch.linalg.lu_solve(*factors, v.reshape(*W.shape[:2], 1)).reshape(v.shape)
 
 
-def _blocks(dt): return dt.reshape(-1, 1, 1) if isinstance(dt, Tensor) else dt   # a step for each matrix of a batch
+def _blocks(dt):
+    return (
+        dt.reshape(-1, 1, 1) if isinstance(dt, Tensor) else dt
+    )  # a step for each matrix of a batch
 
 # %% ../../nbs/10_stiff_steppers.ipynb #2eaf1024
-_FEW = 4    # unknowns
+_FEW = 4  # unknowns
+
 
 def _eliminate(W):
     "`_solver` in plain formulas."
-    n, rows, moves = W.shape[-1], [list(row.unbind(1)) for row in W.unbind(1)], []
+    n = W.shape[-1]
+    rows = [list(row.unbind(1)) for row in W.unbind(1)]
+    moves = []
     for k in range(n):
         for i in range(k + 1, n):
             swap = rows[i][k].abs() > rows[k][k].abs()
-            rows[k], rows[i] = zip(*[(torch.where(swap, b, a), torch.where(swap, a, b)) for a, b in zip(rows[k], rows[i])])
+            rows[k], rows[i] = zip(
+                *[
+                    (torch.where(swap, b, a), torch.where(swap, a, b))
+                    for a, b in zip(rows[k], rows[i])
+                ]
+            )
             moves.append((k, i, swap, None))
         for i in range(k + 1, n):
             factor = rows[i][k] / rows[k][k]
@@ -135,32 +161,79 @@ def _eliminate(W):
     def solve(v):
         b = list(v.reshape(len(W), n).unbind(1))
         for k, i, swap, factor in moves:
-            if factor is None: b[k], b[i] = torch.where(swap, b[i], b[k]), torch.where(swap, b[k], b[i])
-            else: b[i] = b[i] - factor * b[k]
-        for k in reversed(range(n)): b[k] = (b[k] - sum(rows[k][j] * b[j] for j in range(k + 1, n))) / rows[k][k]
+            if factor is None:
+                b[k], b[i] = torch.where(swap, b[i], b[k]), torch.where(swap, b[k], b[i])
+            else:
+                b[i] = b[i] - factor * b[k]
+        for k in reversed(range(n)):
+            b[k] = (b[k] - sum(rows[k][j] * b[j] for j in range(k + 1, n))) / rows[k][k]
         return torch.stack(b, 1).reshape(v.shape)
+
     return solve
 
 # %% ../../nbs/10_stiff_steppers.ipynb #fc19ec3b
 class Rodas4(Stepper):
-    "Rosenbrock method of order 4(3), six stages, L-stable, interpolant of order 3. Source: Hairer, Wanner II, section IV.7."
-    order, error_order, adaptive, explicit, linearly_implicit = 4, 3, True, False, True
-    gamma, c, d = .25, (0., .386, .21, .63, 1., 1.), (.25, -.1043, .1035, -.0362, 0., 0.)
-    a = ((), (1.544,), (.9466785280815826, .2557011698983284), (3.314825187068521, 2.896124015972201, .9986419139977817),
-         (1.221224509226641, 6.019134481288629, 12.53708332932087, -.687886036105895), (1.221224509226641, 6.019134481288629, 12.53708332932087, -.687886036105895, 1.))
-    s = ((), (-5.6688,), (-2.430093356833875, -.2063599157091915), (-.1073529058151375, -9.594562251023355, -20.47028614809616),
-         (7.496443313967647, -10.24680431464352, -33.99990352819905, 11.7089089320616), (8.083246795921522, -7.981132988064893, -31.52159432874371, 16.31930543123136, -6.058818238834054))
-    h1, h2 = (10.12623508344586, -7.487995877610167, -34.80091861555747, -7.992771707568823, 1.025137723295662, 0.), (-.6762803392801253, 6.087714651680015, 16.43084320892478, 24.76722511418386, -6.594389125716872, 0.)
-    m = (*a[5], 1.)
+    """Rosenbrock method of order 4(3), six stages, L-stable, interpolant of order 3. Source:
+    Hairer, Wanner II, section IV.7."""
+
+    order = 4
+    error_order = 3
+    adaptive = True
+    explicit = False
+    linearly_implicit = True
+    gamma = 0.25
+    c = (0.0, 0.386, 0.21, 0.63, 1.0, 1.0)
+    d = (0.25, -0.1043, 0.1035, -0.0362, 0.0, 0.0)
+    a = (
+        (),
+        (1.544,),
+        (0.9466785280815826, 0.2557011698983284),
+        (3.314825187068521, 2.896124015972201, 0.9986419139977817),
+        (1.221224509226641, 6.019134481288629, 12.53708332932087, -0.687886036105895),
+        (1.221224509226641, 6.019134481288629, 12.53708332932087, -0.687886036105895, 1.0),
+    )
+    s = (
+        (),
+        (-5.6688,),
+        (-2.430093356833875, -0.2063599157091915),
+        (-0.1073529058151375, -9.594562251023355, -20.47028614809616),
+        (7.496443313967647, -10.24680431464352, -33.99990352819905, 11.7089089320616),
+        (
+            8.083246795921522,
+            -7.981132988064893,
+            -31.52159432874371,
+            16.31930543123136,
+            -6.058818238834054,
+        ),
+    )
+    h1 = (
+        10.12623508344586,
+        -7.487995877610167,
+        -34.80091861555747,
+        -7.992771707568823,
+        1.025137723295662,
+        0.0,
+    )
+    h2 = (
+        -0.6762803392801253,
+        6.087714651680015,
+        16.43084320892478,
+        24.76722511418386,
+        -6.594389125716872,
+        0.0,
+    )
+    m = (*a[5], 1.0)
     interpolant = tuple((v + p, q - p, -q) for v, p, q in zip(m, h1, h2))
 
-    def __init__(self,
+    def __init__(
+        self,
         coupled: bool = False,  # the samples of a batch interact
     ):
         super().__init__()
         self.coupled = coupled
 
-    def begin(self, f, t, x): return f(t, x)
+    def begin(self, f, t, x):
+        return f(t, x)
 
     def forward(self, f, t, x, dt, memory):
         slope, J, drift = _differentiable(self, f, t, x, memory)
@@ -187,24 +260,32 @@ def _differentiable(stepper, f, t, x, memory):
 
 # %% ../../nbs/10_stiff_steppers.ipynb #cc13d691
 class Rosenbrock23(Stepper):
-    "Rosenbrock method of order 2 with an estimate of order 3, L-stable, first same as last. Source: Shampine, Reichelt (1997)."
-    order, error_order, adaptive, explicit, linearly_implicit, fsal = 2, 2, True, False, True, True
-    d = 1 / (2 + 2**.5)
+    """Rosenbrock method of order 2 with an estimate of order 3, L-stable, first same as last.
+    Source: Shampine, Reichelt (1997)."""
+
+    order = 2
+    error_order = 2
+    adaptive = True
+    explicit = False
+    linearly_implicit = True
+    fsal = True
+    d = 1 / (2 + 2**0.5)
     interpolant = (1 / (1 - 2 * d), -1 / (1 - 2 * d)), (-2 * d / (1 - 2 * d), 1 / (1 - 2 * d))
 
     def __init__(self, coupled: bool = False):
         super().__init__()
         self.coupled = coupled
 
-    def begin(self, f, t, x): return f(t, x)
+    def begin(self, f, t, x):
+        return f(t, x)
 
     def forward(self, f, t, x, dt, memory):
         d = self.d
-        e = 6 + 2**.5
+        e = 6 + 2**0.5
         _, J, drift = _differentiable(self, f, t, x, memory)
         W = torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) - _blocks(dt) * d * J
         solve = _solver(W)
-        ahead = 0. if drift is None else dt * d * drift
+        ahead = 0.0 if drift is None else dt * d * drift
         k1 = solve(memory + ahead)
         f1 = f(t + dt / 2, x + dt / 2 * k1)
         k2 = solve(f1 - k1) + k1
@@ -216,28 +297,37 @@ class Rosenbrock23(Stepper):
 # %% ../../nbs/10_stiff_steppers.ipynb #287debc9
 class Blocks(NamedTuple):
     "Stages that are solved together."
+
     stages: range
     explicit: bool
 
 
 def _blocks_of(a):
     s = len(a)
-    if any(a[i][j] for i in range(s) for j in range(i + 1, s)): return [Blocks(range(s), False)]
+    if any(a[i][j] for i in range(s) for j in range(i + 1, s)):
+        return [Blocks(range(s), False)]
     return [Blocks(range(i, i + 1), not a[i][i]) for i in range(s)]
 
 # %% ../../nbs/10_stiff_steppers.ipynb #9cd40222
 class ImplicitRungeKutta(Stepper):
     "Any implicit Runge-Kutta method: diagonal ones stage by stage, full ones all stages at once."
-    explicit = False
-    tolerance = None    # of the solve, if it controls its error
 
-    def __init__(self,
-        tableau: Tableau,            # `s` rows of `s` entries
-        filtered: bool = False,      # solve the error estimate once with I - h gamma J: for embedded methods that are unbounded at infinity
-        coupled: bool = False,       # the samples of a batch interact
-        jac: Callable | None = None, # `jac(t, x) -> [B, n, n]`; default by automatic differentiation
-        newton_tol: float | None = None,  # how far a stage may be off, relative to the state; `None`: see `with_tolerance`
-        max_iter: int | None = None, # `None`: 12 where a failure is a smaller step, 100 for fixed steps
+    explicit = False
+    tolerance = None  # of the solve, if it controls its error
+
+    def __init__(
+        self,
+        tableau: Tableau,  # `s` rows of `s` entries
+        # solve the error estimate once with I - h gamma J: for embedded methods that are unbounded
+        # at infinity
+        filtered: bool = False,
+        coupled: bool = False,  # the samples of a batch interact
+        # `jac(t, x) -> [B, n, n]`; default by automatic differentiation
+        jac: Callable | None = None,
+        # how far a stage may be off, relative to the state; `None`: see `with_tolerance`
+        newton_tol: float | None = None,
+        # `None`: 12 where a failure is a smaller step, 100 for fixed steps
+        max_iter: int | None = None,
     ):
         super().__init__()
         self.tableau = tableau
@@ -259,12 +349,14 @@ class ImplicitRungeKutta(Stepper):
         self.accurate = self.a[-1] == self.b and self.c[-1] == 1
 
     def with_tolerance(self, tolerance):
-        "A copy that solves its stages to a tenth of `tolerance`, or for fixed steps (`None`) to rounding."
+        """A copy that solves its stages to a tenth of `tolerance`, or for fixed steps (`None`) to
+        rounding."""
         known = copy.copy(self)
         known.tolerance = tolerance
         return known
 
-    def begin(self, f, t, x): return f(t, x) if self.blocks[0].explicit or self.adaptive else None
+    def begin(self, f, t, x):
+        return f(t, x) if self.blocks[0].explicit or self.adaptive else None
 
     def forward(self, f, t, x, dt, memory):
         frame = Frame(self, f, t, x, dt, memory)
@@ -300,22 +392,28 @@ class ImplicitRungeKutta(Stepper):
         error = weighted_sum(stages, self.e, dt)
         return error if not self.filtered else self._operator(dt, self.a[-1][-1], J)(error)
 
-    def _operator(self, dt, gamma, J): return _solver(torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) - _blocks(dt) * gamma * J)
+    def _operator(self, dt, gamma, J):
+        return _solver(
+            torch.eye(J.shape[-1], dtype=J.dtype, device=J.device) - _blocks(dt) * gamma * J
+        )
 
     def allowed(self, x):  # -> (absolute, relative), numbers or tensors shaped as the state
         "How far a stage may be off: what dtype, tolerance and user say."
-        tiny = torch.finfo(x.dtype).tiny      # a component that is and stays zero is solved
+        tiny = torch.finfo(x.dtype).tiny  # a component that is and stays zero is solved
         least = 10 * torch.finfo(x.dtype).eps
         if self.newton_tol is not None:
             return tiny, max(self.newton_tol, least)
         if self.tolerance is None:
             return tiny, least
         atol, rtol, _ = self.tolerance
-        return atol / 10, (rtol / 10).clamp_min(least) if isinstance(rtol, Tensor) else max(rtol / 10, least)
+        return atol / 10, (rtol / 10).clamp_min(least) if isinstance(rtol, Tensor) else max(
+            rtol / 10, least
+        )
 
 # %% ../../nbs/10_stiff_steppers.ipynb #9cd40224
 class Frame:
     "Where a step begins: the field linearised there, and matrices of it, factored."
+
     def __init__(self, method, f, t, x, dt, memory):
         self.method = method
         self.f = f
@@ -353,12 +451,17 @@ class Frame:
 
 
 def _given(J, b, n):  # a Jacobian from the user
-    if J.shape != (b, n, n): raise ValueError(f"jac returned shape {list(J.shape)}, wanted {[b, n, n]}: a matrix for each sample")
+    if J.shape != (b, n, n):
+        raise ValueError(
+            f"jac returned shape {list(J.shape)}, wanted {[b, n, n]}: a matrix for each sample"
+        )
     return J.detach()
 
 # %% ../../nbs/10_stiff_steppers.ipynb #e0360c59
 class StageBlock:
-    "The equations of stages that are solved together. Unknown are their slopes, as one real tensor `[B, m n]`."
+    """The equations of stages that are solved together. Unknown are their slopes, as one real
+    tensor `[B, m n]`."""
+
     def __init__(self, frame, known, rows):
         self.frame = frame
         self.rows = rows
@@ -380,7 +483,9 @@ class StageBlock:
 
     def residual(self, K):
         "$K - F(K)$."
-        t, dt, c = self.frame.t, self.frame.dt, self.frame.method.c
+        t = self.frame.t
+        dt = self.frame.dt
+        c = self.frame.method.c
         slopes = [self.frame.f(t + c[i] * dt, x) for i, x in zip(self.rows, self.states(K))]
         return K - self.join(slopes)
 
@@ -395,7 +500,8 @@ class StageBlock:
         return torch.cat(parts, 1).amax(1)
 
     def at_rounding(self, update, K):  # `[B]`
-        "Is an update as small as what the rounding of states and slopes makes of it, for each sample?"
+        """Is an update as small as what the rounding of states and slopes makes of it, for each
+        sample?"""
         frame = self.frame
         states = self.join(self.states(K)).abs() + self.join(self.bases).abs()
         states = states.reshape(frame.samples, len(self.rows), 1, frame.n)
@@ -407,7 +513,8 @@ class StageBlock:
 
 
 def _rounding(f, x):
-    "The rounding of the slopes: of the state's precision, or of a lower one that the field computes in."
+    """The rounding of the slopes: of the state's precision, or of a lower one that the field
+    computes in."""
     layout = getattr(f, "layout", None)
     kinds = [x.dtype]
     if layout is not None:
@@ -418,13 +525,14 @@ def _rounding(f, x):
 
 # %% ../../nbs/10_stiff_steppers.ipynb #e0360c5a
 def _solve_stages(frame, known, rows):
-    "The slopes of one block, attached to the graph, and which samples failed or met no finite slope."
+    """The slopes of one block, attached to the graph, and which samples failed or met no finite
+    slope."""
     if not frame.x.numel():
         nobody = torch.zeros(frame.samples, dtype=torch.bool, device=frame.x.device)
         return [frame.slope] * len(rows), nobody, nobody
     block = StageBlock(frame, known, rows)
     with torch.no_grad():
-        start = _guess(block, known).nan_to_num(0., 0., 0.)
+        start = _guess(block, known).nan_to_num(0.0, 0.0, 0.0)
     # Evaluates the field as its caller would, and keeps no graph.
     g = Residual(block.residual, start, batch_dims=1)
     K, failed, broken = _newton(block, g, start)
@@ -435,11 +543,14 @@ def _solve_stages(frame, known, rows):
 
 def _guess(block, known):
     "The slopes of a linear field. Of all else, what the nearest known stage has seen, to scale."
-    frame, i = block.frame, block.rows[0]
-    a, c = frame.method.a, frame.method.c
+    frame = block.frame
+    i = block.rows[0]
+    a = frame.method.a
+    c = frame.method.c
     if not known:
         return block.invert(block.join([frame.slope] * len(block.rows)))
-    slope, weights = frame.slope, a[i]
+    slope = frame.slope
+    weights = a[i]
     past = [j for j in range(len(known)) if c[j]]
     if past:
         near = min(past, key=lambda j: abs(c[j] - c[i]))
@@ -452,7 +563,8 @@ def _guess(block, known):
 
 @torch.no_grad()
 def _newton(block, g, K):  # -> slopes, and which samples failed or found no finite field, `[B]`
-    "Newton's method with one Jacobian; each sample ends by itself. Source: Hairer, Wanner II, IV.8."
+    """Newton's method with one Jacobian; each sample ends by itself. Source: Hairer, Wanner II,
+    IV.8."""
     method = block.frame.method
     fixed = method.tolerance is None
     most = method.max_iter or (100 if fixed else 12)
@@ -464,35 +576,47 @@ def _newton(block, g, K):  # -> slopes, and which samples failed or found no fin
         update = block.invert(r)
         new = torch.where(running.unsqueeze(1), K - update, K)
         size = block.size(update, new)
-        rate = torch.full_like(size, .5) if before is None else size / before
+        rate = torch.full_like(size, 0.5) if before is None else size / before
         left = size * rate / (1 - rate)
         running = running & ~((rate < 1) & (left <= 1))
         if not running.any():
             return new, failed, broken
         lost = running & K.isfinite().all(1) & ~r.isfinite().all(1)
         if before is None:
-            broken = broken | lost       # the field has no value where the search begins
+            broken = broken | lost  # the field has no value where the search begins
         else:
-            failed = failed | lost       # the search has left for infinity
+            failed = failed | lost  # the search has left for infinity
         running = running & ~lost
         if before is not None:
             hopeless = ~(rate < 1) | ~(left * rate ** (most - 1 - i) <= 1)
-            stuck = running & (~(rate < .5) if fixed else hopeless)
+            stuck = running & (~(rate < 0.5) if fixed else hopeless)
             if stuck.any():
                 settled = block.at_rounding(update, new)
                 lost = ~size.isfinite() if fixed else stuck
                 failed = failed | running & lost & ~settled
                 running = running & ~(stuck & settled) & ~lost
-        K, before = new, size
+        K = new
+        before = size
     return K, failed | running, broken
 
 # %% ../../nbs/10_stiff_steppers.ipynb #0e4fcc00
 def _full(a, b, c, order, b_hat=None, error_order=0, p=None, p_order=0):
     s = len(b)
-    return Tableau(tuple(tuple(row) + (0,) * (s - len(row)) for row in a), tuple(b), tuple(c), order, b_hat and tuple(b_hat), error_order, p, p_order)
+    return Tableau(
+        tuple(tuple(row) + (0,) * (s - len(row)) for row in a),
+        tuple(b),
+        tuple(c),
+        order,
+        b_hat and tuple(b_hat),
+        error_order,
+        p,
+        p_order,
+    )
+
 
 def _collocation(c):
-    "The polynomial whose slopes at three nodes are the stages: integrals of Lagrange's polynomials."
+    """The polynomial whose slopes at three nodes are the stages: integrals of Lagrange's
+    polynomials."""
     rows = []
     for i, node in enumerate(c):
         u, v = (w for j, w in enumerate(c) if j != i)
@@ -501,83 +625,200 @@ def _collocation(c):
     return tuple(rows)
 
 
-def _hermite(b):  # the cubic over the stages, where the first is the slope at the start and the last that at the end
-    return tuple((0 + (i == 0), 3 * v - 2 * (i == 0) - (i == len(b) - 1), -2 * v + (i == 0) + (i == len(b) - 1)) for i, v in enumerate(b))
+def _hermite(
+    b,
+):
+    """The cubic over the stages, where the first is the slope at the start and the last that at the
+    end."""
+    return tuple(
+        (
+            0 + (i == 0),
+            3 * v - 2 * (i == 0) - (i == len(b) - 1),
+            -2 * v + (i == 0) + (i == len(b) - 1),
+        )
+        for i, v in enumerate(b)
+    )
 
-_g, _w, _s = 1 - 2**-.5, 2**.5 / 4, 3**.5
-IMPLICIT_EULER = _full([[1.]], [1.], [1.], 1, p=((1.,),), p_order=1)
-IMPLICIT_MIDPOINT = _full([[.5]], [1.], [.5], 2)
-TRAPEZOID = _full([[0.], [.5, .5]], [.5, .5], [0., 1.], 2, p=_hermite([.5, .5]), p_order=2)
-SDIRK2_TABLEAU = _full([[_g], [1 - _g, _g]], [1 - _g, _g], [_g, 1.], 2)
-TRBDF2_TABLEAU = _full([[0.], [_g, _g], [_w, _w, _g]], [_w, _w, _g], [0., 2 * _g, 1.], 2, [(1 - _w) / 3, (3 * _w + 1) / 3, _g / 3], 3, _hermite([_w, _w, _g]), 2)
-GAUSS4_TABLEAU = _full([[.25, .25 - _s / 6], [.25 + _s / 6, .25]], [.5, .5], [.5 - _s / 6, .5 + _s / 6], 4)
-RADAU3_TABLEAU = _full([[5 / 12, -1 / 12], [.75, .25]], [.75, .25], [1 / 3, 1.], 3)
+
+_g = 1 - 2**-0.5
+_w = 2**0.5 / 4
+_s = 3**0.5
+IMPLICIT_EULER = _full([[1.0]], [1.0], [1.0], 1, p=((1.0,),), p_order=1)
+IMPLICIT_MIDPOINT = _full([[0.5]], [1.0], [0.5], 2)
+TRAPEZOID = _full([[0.0], [0.5, 0.5]], [0.5, 0.5], [0.0, 1.0], 2, p=_hermite([0.5, 0.5]), p_order=2)
+SDIRK2_TABLEAU = _full([[_g], [1 - _g, _g]], [1 - _g, _g], [_g, 1.0], 2)
+TRBDF2_TABLEAU = _full(
+    [[0.0], [_g, _g], [_w, _w, _g]],
+    [_w, _w, _g],
+    [0.0, 2 * _g, 1.0],
+    2,
+    [(1 - _w) / 3, (3 * _w + 1) / 3, _g / 3],
+    3,
+    _hermite([_w, _w, _g]),
+    2,
+)
+GAUSS4_TABLEAU = _full(
+    [[0.25, 0.25 - _s / 6], [0.25 + _s / 6, 0.25]], [0.5, 0.5], [0.5 - _s / 6, 0.5 + _s / 6], 4
+)
+RADAU3_TABLEAU = _full([[5 / 12, -1 / 12], [0.75, 0.25]], [0.75, 0.25], [1 / 3, 1.0], 3)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #b5de9cee
 _k = 0.4358665215084590
-_row3, _row4 = [(-4 * _k**2 + 6 * _k - 1) / (4 * _k), (1 - 2 * _k) / (4 * _k), _k], [(6 * _k - 1) / (12 * _k), -1 / ((24 * _k - 12) * _k), (-6 * _k**2 + 6 * _k - 1) / (6 * _k - 3), _k]
-KVAERNO3_TABLEAU = _full([[0.], [_k, _k], _row3, _row4], _row4, [0., 2 * _k, 1., 1.], 3, _row3 + [0.], 2, _hermite(_row4), 3)
+_row3 = [(-4 * _k**2 + 6 * _k - 1) / (4 * _k), (1 - 2 * _k) / (4 * _k), _k]
+_row4 = [
+    (6 * _k - 1) / (12 * _k),
+    -1 / ((24 * _k - 12) * _k),
+    (-6 * _k**2 + 6 * _k - 1) / (6 * _k - 3),
+    _k,
+]
+KVAERNO3_TABLEAU = _full(
+    [[0.0], [_k, _k], _row3, _row4],
+    _row4,
+    [0.0, 2 * _k, 1.0, 1.0],
+    3,
+    _row3 + [0.0],
+    2,
+    _hermite(_row4),
+    3,
+)
 
-_rows = [[.26], [.13, .84033320996790809], [.22371961478320505, .47675532319799699, -.06470895363112615], [.16648564323248321, .10450018841591720, .03631482272098715, -.13090704451073998],
-         [.13855640231268224, 0., -.04245337201752043, .02446657898003141, .61943039072480676], [.13659751177640291, 0., -.05496908796538376, -.04118626728321046, .62993304899016403, .06962479448202728]]
-_rows = [[0.]] + [row + [.26] for row in _rows]
-KVAERNO5_TABLEAU = _full(_rows, _rows[6], [0., .52, 1.230333209967908, .8957659843500759, .43639360985864756, 1., 1.], 5, _rows[5] + [0.], 4, _hermite(_rows[6]), 3)
+_rows = [
+    [0.26],
+    [0.13, 0.84033320996790809],
+    [0.22371961478320505, 0.47675532319799699, -0.06470895363112615],
+    [0.16648564323248321, 0.10450018841591720, 0.03631482272098715, -0.13090704451073998],
+    [0.13855640231268224, 0.0, -0.04245337201752043, 0.02446657898003141, 0.61943039072480676],
+    [
+        0.13659751177640291,
+        0.0,
+        -0.05496908796538376,
+        -0.04118626728321046,
+        0.62993304899016403,
+        0.06962479448202728,
+    ],
+]
+_rows = [[0.0]] + [row + [0.26] for row in _rows]
+KVAERNO5_TABLEAU = _full(
+    _rows,
+    _rows[6],
+    [0.0, 0.52, 1.230333209967908, 0.8957659843500759, 0.43639360985864756, 1.0, 1.0],
+    5,
+    _rows[5] + [0.0],
+    4,
+    _hermite(_rows[6]),
+    3,
+)
 
-_q = 6**.5
-RADAU5_TABLEAU = _full([[11 / 45 - 7 * _q / 360, 37 / 225 - 169 * _q / 1800, -2 / 225 + _q / 75], [37 / 225 + 169 * _q / 1800, 11 / 45 + 7 * _q / 360, -2 / 225 - _q / 75], [4 / 9 - _q / 36, 4 / 9 + _q / 36, 1 / 9]],
-                       [4 / 9 - _q / 36, 4 / 9 + _q / 36, 1 / 9], [.4 - _q / 10, .4 + _q / 10, 1.], 5,
-                       p=_collocation([.4 - _q / 10, .4 + _q / 10, 1.]), p_order=3)
+_q = 6**0.5
+RADAU5_TABLEAU = _full(
+    [
+        [11 / 45 - 7 * _q / 360, 37 / 225 - 169 * _q / 1800, -2 / 225 + _q / 75],
+        [37 / 225 + 169 * _q / 1800, 11 / 45 + 7 * _q / 360, -2 / 225 - _q / 75],
+        [4 / 9 - _q / 36, 4 / 9 + _q / 36, 1 / 9],
+    ],
+    [4 / 9 - _q / 36, 4 / 9 + _q / 36, 1 / 9],
+    [0.4 - _q / 10, 0.4 + _q / 10, 1.0],
+    5,
+    p=_collocation([0.4 - _q / 10, 0.4 + _q / 10, 1.0]),
+    p_order=3,
+)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #1ea0d213
 class ImplicitEuler(ImplicitRungeKutta):
     "Order 1, L-stable."
-    def __init__(self, **options): super().__init__(IMPLICIT_EULER, **options)
+
+    def __init__(self, **options):
+        super().__init__(IMPLICIT_EULER, **options)
+
 
 class ImplicitMidpoint(ImplicitRungeKutta):
     "Order 2, A-stable, symplectic; Gauss's method with one stage."
-    def __init__(self, **options): super().__init__(IMPLICIT_MIDPOINT, **options)
+
+    def __init__(self, **options):
+        super().__init__(IMPLICIT_MIDPOINT, **options)
+
 
 class Trapezoid(ImplicitRungeKutta):
     "Order 2, A-stable. Source: Crank, Nicolson (1947)."
-    def __init__(self, **options): super().__init__(TRAPEZOID, **options)
+
+    def __init__(self, **options):
+        super().__init__(TRAPEZOID, **options)
+
 
 class SDIRK2(ImplicitRungeKutta):
     "Order 2, L-stable, two stages. Source: Alexander (1977)."
-    def __init__(self, **options): super().__init__(SDIRK2_TABLEAU, **options)
+
+    def __init__(self, **options):
+        super().__init__(SDIRK2_TABLEAU, **options)
+
 
 class TRBDF2(ImplicitRungeKutta):
     "Order 2(3), L-stable, filtered estimate. Source: Bank et al. (1985); Hosea, Shampine (1996)."
-    def __init__(self, **options): super().__init__(TRBDF2_TABLEAU, filtered=True, **options)
+
+    def __init__(self, **options):
+        super().__init__(TRBDF2_TABLEAU, filtered=True, **options)
+
 
 class Kvaerno3(ImplicitRungeKutta):
     "Order 3(2), L-stable, four stages. Source: Kvaerno (2004)."
-    def __init__(self, **options): super().__init__(KVAERNO3_TABLEAU, **options)
+
+    def __init__(self, **options):
+        super().__init__(KVAERNO3_TABLEAU, **options)
+
 
 class Kvaerno5(ImplicitRungeKutta):
     "Order 5(4), L-stable, seven stages. Source: Kvaerno (2004)."
-    def __init__(self, **options): super().__init__(KVAERNO5_TABLEAU, **options)
+
+    def __init__(self, **options):
+        super().__init__(KVAERNO5_TABLEAU, **options)
+
 
 class Gauss4(ImplicitRungeKutta):
     "Order 4, A-stable, symplectic, two stages. Source: Butcher (1964)."
-    def __init__(self, **options): super().__init__(GAUSS4_TABLEAU, **options)
+
+    def __init__(self, **options):
+        super().__init__(GAUSS4_TABLEAU, **options)
+
 
 class RadauIIA3(ImplicitRungeKutta):
     "Order 3, L-stable, two stages. Source: Ehle (1969)."
-    def __init__(self, **options): super().__init__(RADAU3_TABLEAU, **options)
+
+    def __init__(self, **options):
+        super().__init__(RADAU3_TABLEAU, **options)
 
 # %% ../../nbs/10_stiff_steppers.ipynb #f60752f0
 class RadauIIA5(ImplicitRungeKutta):
     "Order 5, L-stable, three stages, estimate of order 3. Source: Hairer, Wanner II, section IV.8."
+
     def __init__(self, **options):
         super().__init__(RADAU5_TABLEAU, **options)
-        self.adaptive, self.error_order = True, 3
-        self.e, self.mu = [(-13 - 7 * 6**.5) / 3, (-13 + 7 * 6**.5) / 3, -1 / 3], 3 + 3**(2 / 3) - 3**(1 / 3)
+        self.adaptive = True
+        self.error_order = 3
+        self.e = [(-13 - 7 * 6**0.5) / 3, (-13 + 7 * 6**0.5) / 3, -1 / 3]
+        self.mu = 3 + 3 ** (2 / 3) - 3 ** (1 / 3)
 
     def error(self, f, t, x, dt, J, stages, memory):
-        mean = [sum(e * row[j] for e, row in zip(self.e, self.a)) for j in range(3)]        # sum_i e_i z_i / h, with z = h A k
+        # sum_i e_i z_i / h, with z = h A k
+        mean = [sum(e * row[j] for e, row in zip(self.e, self.a)) for j in range(3)]
         slope = memory if isinstance(memory, Tensor) else f(t, x)
-        return self._operator(dt, 1 / self.mu, J)((slope + weighted_sum(stages, mean)) * dt / self.mu)
+        return self._operator(dt, 1 / self.mu, J)(
+            (slope + weighted_sum(stages, mean)) * dt / self.mu
+        )
 
 # %% ../../nbs/10_stiff_steppers.ipynb #af39b3cb
-STEPPERS.update({"rosenbrock23": Rosenbrock23, "rodas4": Rodas4, "implicit_euler": ImplicitEuler, "implicit_midpoint": ImplicitMidpoint, "trapezoid": Trapezoid, "sdirk2": SDIRK2,
-                 "trbdf2": TRBDF2, "kvaerno3": Kvaerno3, "kvaerno5": Kvaerno5, "gauss4": Gauss4, "radau3": RadauIIA3, "radau5": RadauIIA5})
+STEPPERS.update(
+    {
+        "rosenbrock23": Rosenbrock23,
+        "rodas4": Rodas4,
+        "implicit_euler": ImplicitEuler,
+        "implicit_midpoint": ImplicitMidpoint,
+        "trapezoid": Trapezoid,
+        "sdirk2": SDIRK2,
+        "trbdf2": TRBDF2,
+        "kvaerno3": Kvaerno3,
+        "kvaerno5": Kvaerno5,
+        "gauss4": Gauss4,
+        "radau3": RadauIIA3,
+        "radau5": RadauIIA5,
+    }
+)

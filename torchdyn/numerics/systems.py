@@ -16,44 +16,56 @@ from .states import as_time
 
 # %% ../../nbs/01_systems.ipynb #7702408b
 class System(nn.Module):
-    "A reference problem: the field `forward(t, x)` on states `[..., D]`, a standard initial value, and known answers."
-    start = ()          # the standard initial state, as numbers
-    t_span = (0., 1.)   # the standard time span
-    _digits = {}        # {values of the parameters: {time: state}}, from the standard initial state
+    """A reference problem: the field `forward(t, x)` on states `[..., D]`, a standard initial
+    value, and known answers."""
 
-    def __init__(self,
-        **parameters, # numbers, or tensors that broadcast against the leading dimensions of the state
+    start = ()  # the standard initial state, as numbers
+    t_span = (0.0, 1.0)  # the standard time span
+    _digits = {}  # {values of the parameters: {time: state}}, from the standard initial state
+
+    def __init__(
+        self,
+        # numbers, or tensors that broadcast against the leading dimensions of the state
+        **parameters,
     ):
         super().__init__()
         self.names = tuple(parameters)
         for name, value in parameters.items():
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter): self.register_buffer(name, value)
-            else: setattr(self, name, value)
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
 
     @property
-    def x0(self) -> Tensor: # `[D]`, float64
+    def x0(self) -> Tensor:  # `[D]`, float64
         "The standard initial state."
         return torch.tensor(self.start, dtype=torch.float64)
 
     @property
-    def reference(self) -> dict: # {time: state `[D]`, float64}
+    def reference(self) -> dict:  # {time: state `[D]`, float64}
         "Known digits of the solution from `x0`; empty for parameters that have none."
         values = tuple(getattr(self, n) for n in self.names)
         known = {} if any(isinstance(v, Tensor) for v in values) else self._digits.get(values, {})
         return {t: torch.tensor(x, dtype=torch.float64) for t, x in known.items()}
 
-    def extra_repr(self): return ', '.join(f"{n}={_show(getattr(self, n))}" for n in self.names)
+    def extra_repr(self):
+        return ", ".join(f"{n}={_show(getattr(self, n))}" for n in self.names)
 
-def _show(v): return v if not isinstance(v, Tensor) else v.item() if v.ndim == 0 else list(v.shape)
+
+def _show(v):
+    return v if not isinstance(v, Tensor) else v.item() if v.ndim == 0 else list(v.shape)
 
 # %% ../../nbs/01_systems.ipynb #c78d61e2
 def _values(system, x):
-    "The system's parameters in declared order: numbers as they are, tensors in the dtype and on the device of `x`."
+    """The system's parameters in declared order: numbers as they are, tensors in the dtype and on
+    the device of `x`."""
     values = (getattr(system, n) for n in system.names)
     return [v.to(x) if isinstance(v, Tensor) else v for v in values]
 
+
 def _ask(system, t, x0):
-    "Times `[*T, 1, ...]`, components of the initial state (the standard one when None), and parameters."
+    """Times `[*T, 1, ...]`, components of the initial state (the standard one when None), and
+    parameters."""
     x0 = system.x0 if x0 is None else x0
     t = as_time(t, x0)
     return t.reshape([*t.shape] + [1] * (x0.ndim - 1)), x0.unbind(-1), _values(system, x0)
@@ -61,11 +73,15 @@ def _ask(system, t, x0):
 # %% ../../nbs/01_systems.ipynb #2c5caa57
 class Exponential(System):
     "x' = rate x, in any number of components; solution x0 exp(rate t)."
-    start, t_span = (1.,), (0., 2.)
-    def __init__(self, rate=-1.): super().__init__(rate=rate)
+
+    start = (1.0,)
+    t_span = (0.0, 2.0)
+
+    def __init__(self, rate=-1.0):
+        super().__init__(rate=rate)
 
     def forward(self, t, x):
-        rate, = _values(self, x)
+        (rate,) = _values(self, x)
         return (rate[..., None] if isinstance(rate, Tensor) else rate) * x
 
     def solution(self, t, x0=None):
@@ -75,9 +91,12 @@ class Exponential(System):
 # %% ../../nbs/01_systems.ipynb #8e3e630f
 class Cosine(System):
     "x' = x cos t, in any number of components; solution x0 exp(sin t)."
-    start, t_span = (1.,), (0., 5.)
 
-    def forward(self, t, x): return torch.cos(as_time(t, x)) * x
+    start = (1.0,)
+    t_span = (0.0, 5.0)
+
+    def forward(self, t, x):
+        return torch.cos(as_time(t, x)) * x
 
     def solution(self, t, x0=None):
         t, x0, _ = _ask(self, t, x0)
@@ -86,41 +105,53 @@ class Cosine(System):
 # %% ../../nbs/01_systems.ipynb #23085761
 class Bernoulli(System):
     "x' = -2 t x^2, in any number of components; solution x0 / (1 + x0 t^2)."
-    start, t_span = (1.,), (0., 3.)
 
-    def forward(self, t, x): return -2 * as_time(t, x) * x ** 2
+    start = (1.0,)
+    t_span = (0.0, 3.0)
+
+    def forward(self, t, x):
+        return -2 * as_time(t, x) * x**2
 
     def solution(self, t, x0=None):
         t, x0, _ = _ask(self, t, x0)
-        return torch.stack([c / (1 + c * t ** 2) for c in x0], -1)
+        return torch.stack([c / (1 + c * t**2) for c in x0], -1)
 
 # %% ../../nbs/01_systems.ipynb #cc3324a8
 class Oscillator(System):
     "x'' = -omega^2 x, state (position, velocity); invariant: energy."
-    start, t_span = (1., 0.), (0., 2 * math.pi)
-    def __init__(self, omega=1.): super().__init__(omega=omega)
+
+    start = (1.0, 0.0)
+    t_span = (0.0, 2 * math.pi)
+
+    def __init__(self, omega=1.0):
+        super().__init__(omega=omega)
 
     def forward(self, t, x):
         (x, v), (omega,) = x.unbind(-1), _values(self, x)
-        return torch.stack([v, -omega ** 2 * x], -1)
+        return torch.stack([v, -(omega**2) * x], -1)
 
     def solution(self, t, x0=None):
         t, (x, v), (omega,) = _ask(self, t, x0)
-        c, s = torch.cos(omega * t), torch.sin(omega * t)
+        c = torch.cos(omega * t)
+        s = torch.sin(omega * t)
         return torch.stack([x * c + v / omega * s, v * c - omega * x * s], -1)
 
     def invariant(self, x):
         (x, v), (omega,) = x.unbind(-1), _values(self, x)
-        return (v ** 2 + omega ** 2 * x ** 2) / 2
+        return (v**2 + omega**2 * x**2) / 2
 
 # %% ../../nbs/01_systems.ipynb #0e13db21
 def _agm(m, rounds=9):
-    "Arithmetic-geometric means `a` and half differences `c` from (1, sqrt(1 - m)), lists over the rounds; 0 <= m < 1."
-    a, b, c = [torch.ones_like(m)], [torch.sqrt(1 - m)], [None]
+    """Arithmetic-geometric means `a` and half differences `c` from (1, sqrt(1 - m)), lists over the
+    rounds; 0 <= m < 1."""
+    a = [torch.ones_like(m)]
+    b = [torch.sqrt(1 - m)]
+    c = [None]
     for _ in range(rounds):
         c.append((a[-1] - b[-1]) / 2)
         a, b = a + [(a[-1] + b[-1]) / 2], b + [torch.sqrt(a[-1] * b[-1])]
     return a, b, c
+
 
 def _complete(m):
     "The complete elliptic integral K(m)."
@@ -132,30 +163,38 @@ def _elliptic_f(phi, m):
     a, b, _ = _agm(m)
     for an, bn in zip(a[:-1], b[:-1]):
         step = torch.atan2(bn * torch.sin(phi), an * torch.cos(phi))
-        phi = phi + step + 2 * math.pi * torch.round((phi - step) / (2 * math.pi))  # the branch next to phi
+        # the branch next to phi
+        phi = phi + step + 2 * math.pi * torch.round((phi - step) / (2 * math.pi))
     return phi / (2 ** (len(a) - 1) * a[-1])
+
 
 def _amplitude(u, m):
     "The Jacobi amplitude am(u, m), the inverse of F in its first argument."
     a, _, c = _agm(m)
     phi = 2 ** (len(a) - 1) * a[-1] * u
-    for an, cn in zip(a[:0:-1], c[:0:-1]): phi = (phi + torch.asin(cn / an * torch.sin(phi))) / 2
+    for an, cn in zip(a[:0:-1], c[:0:-1]):
+        phi = (phi + torch.asin(cn / an * torch.sin(phi))) / 2
     return phi
 
 # %% ../../nbs/01_systems.ipynb #bed63225
 class Pendulum(System):
-    "theta'' = -omega^2 sin theta, state (angle, angular velocity); solution by elliptic functions, invariant: energy."
-    start, t_span = (1., 0.), (0., 10.)
-    _digits = {(1.,): {10.: (-.9989498146238506, -.04203337753421)}}
-    def __init__(self, omega=1.): super().__init__(omega=omega)
+    """theta'' = -omega^2 sin theta, state (angle, angular velocity); solution by elliptic
+    functions, invariant: energy."""
+
+    start = (1.0, 0.0)
+    t_span = (0.0, 10.0)
+    _digits = {(1.0,): {10.0: (-0.9989498146238506, -0.04203337753421)}}
+
+    def __init__(self, omega=1.0):
+        super().__init__(omega=omega)
 
     def forward(self, t, x):
         (theta, v), (omega,) = x.unbind(-1), _values(self, x)
-        return torch.stack([v, -omega ** 2 * torch.sin(theta)], -1)
+        return torch.stack([v, -(omega**2) * torch.sin(theta)], -1)
 
     def invariant(self, x):
         (theta, v), (omega,) = x.unbind(-1), _values(self, x)
-        return v ** 2 / 2 + omega ** 2 * (1 - torch.cos(theta))
+        return v**2 / 2 + omega**2 * (1 - torch.cos(theta))
 
     def _modulus(self, theta, v, omega):
         "Whether the pendulum swings, its k, and the parameter m of its elliptic functions."
@@ -167,25 +206,32 @@ class Pendulum(System):
         turns = 2 * math.pi * torch.round(theta / (2 * math.pi))
         theta = theta - turns
         swings, k, m = self._modulus(theta, v, omega)
-        side = torch.where(v < 0, -1., 1.).to(v)
-        phase = torch.where(swings, torch.atan2(torch.sin(theta / 2), v / (2 * omega)), side * theta / 2)
-        phi = _amplitude(omega * torch.where(swings, 1., k) * t + _elliptic_f(phase, m), m)
+        side = torch.where(v < 0, -1.0, 1.0).to(v)
+        phase = torch.where(
+            swings, torch.atan2(torch.sin(theta / 2), v / (2 * omega)), side * theta / 2
+        )
+        phi = _amplitude(omega * torch.where(swings, 1.0, k) * t + _elliptic_f(phase, m), m)
         angle = torch.where(swings, 2 * torch.asin(swings * k * torch.sin(phi)), 2 * side * phi)
         speed = torch.where(swings, torch.cos(phi), side * torch.sqrt(1 - m * torch.sin(phi) ** 2))
         return torch.stack([turns + angle, 2 * k * omega * speed], -1)
 
     def period(self, x0=None):
         "Time of a full swing, or of a full turn."
-        _, (theta, v), (omega,) = _ask(self, 0., x0)
+        _, (theta, v), (omega,) = _ask(self, 0.0, x0)
         swings, k, m = self._modulus(theta, v, omega)
-        return _complete(m) / omega * torch.where(swings, 4., 2 / k)
+        return _complete(m) / omega * torch.where(swings, 4.0, 2 / k)
 
 # %% ../../nbs/01_systems.ipynb #750941f7
 class LotkaVolterra(System):
-    "x' = a x - b x y, y' = -c y + d x y, state (prey, predators), both positive; invariant: d x - c ln x + b y - a ln y."
-    start, t_span = (1., 1.), (0., 10.)
-    _digits = {(1.5, 1., 3., 1.): {10.: (1.026344767575089319, .9096910781360416175)}}
-    def __init__(self, a=1.5, b=1., c=3., d=1.): super().__init__(a=a, b=b, c=c, d=d)
+    """x' = a x - b x y, y' = -c y + d x y, state (prey, predators), both positive; invariant: d x -
+    c ln x + b y - a ln y."""
+
+    start = (1.0, 1.0)
+    t_span = (0.0, 10.0)
+    _digits = {(1.5, 1.0, 3.0, 1.0): {10.0: (1.026344767575089319, 0.9096910781360416175)}}
+
+    def __init__(self, a=1.5, b=1.0, c=3.0, d=1.0):
+        super().__init__(a=a, b=b, c=c, d=d)
 
     def forward(self, t, x):
         (x, y), (a, b, c, d) = x.unbind(-1), _values(self, x)
@@ -198,25 +244,38 @@ class LotkaVolterra(System):
 # %% ../../nbs/01_systems.ipynb #1313d16e
 class VanDerPol(System):
     "x'' = mu (1 - x^2) x' - x, state (x, x'); stiff for large `mu`."
-    start = (2., 0.)
-    _digits = {(1.,): {20.: (2.008149762174948592, -.04250887527320214699)},
-               (1000.,): {2000.: (1.7061677321704, -8.92809701025e-4)}}
-    def __init__(self, mu=1.): super().__init__(mu=mu)
+
+    start = (2.0, 0.0)
+    _digits = {
+        (1.0,): {20.0: (2.008149762174948592, -0.04250887527320214699)},
+        (1000.0,): {2000.0: (1.7061677321704, -8.92809701025e-4)},
+    }
+
+    def __init__(self, mu=1.0):
+        super().__init__(mu=mu)
 
     @property
-    def t_span(self): # long enough for a full cycle: the period is about 1.6 mu when mu is large
-        return 0., max(20., 2 * float(torch.as_tensor(self.mu).max()))
+    def t_span(self):  # long enough for a full cycle: the period is about 1.6 mu when mu is large
+        return 0.0, max(20.0, 2 * float(torch.as_tensor(self.mu).max()))
 
     def forward(self, t, x):
         (x, v), (mu,) = x.unbind(-1), _values(self, x)
-        return torch.stack([v, mu * (1 - x ** 2) * v - x], -1)
+        return torch.stack([v, mu * (1 - x**2) * v - x], -1)
 
 # %% ../../nbs/01_systems.ipynb #b825b683
 class Lorenz(System):
     "x' = sigma (y - x), y' = x (rho - z) - y, z' = x y - beta z; chaotic."
-    start, t_span = (1., 1., 1.), (0., 5.)
-    _digits = {(10., 28., 8 / 3): {5.: (-6.512113699419599047, -6.974042788417076134, 23.92412957210337035)}}
-    def __init__(self, sigma=10., rho=28., beta=8 / 3): super().__init__(sigma=sigma, rho=rho, beta=beta)
+
+    start = (1.0, 1.0, 1.0)
+    t_span = (0.0, 5.0)
+    _digits = {
+        (10.0, 28.0, 8 / 3): {
+            5.0: (-6.512113699419599047, -6.974042788417076134, 23.92412957210337035)
+        }
+    }
+
+    def __init__(self, sigma=10.0, rho=28.0, beta=8 / 3):
+        super().__init__(sigma=sigma, rho=rho, beta=beta)
 
     def forward(self, t, x):
         (x, y, z), (sigma, rho, beta) = x.unbind(-1), _values(self, x)
@@ -224,38 +283,56 @@ class Lorenz(System):
 
 # %% ../../nbs/01_systems.ipynb #4d04c625
 class Robertson(System):
-    "Three reactions A -> B, 2B -> B + C, B + C -> A + C at rates k1, k2, k3; very stiff. Invariant: total mass."
-    start, t_span = (1., 0., 0.), (0., 1e5)
-    _digits = {(.04, 3e7, 1e4): {40.: (.71582706871940, 9.18553476455778e-6, .28416374574583),
-                                 1e5: (.01786592114212, 7.27475146844e-8, .98213400611036)}}
-    def __init__(self, k1=.04, k2=3e7, k3=1e4): super().__init__(k1=k1, k2=k2, k3=k3)
+    """Three reactions A -> B, 2B -> B + C, B + C -> A + C at rates k1, k2, k3; very stiff.
+    Invariant: total mass."""
+
+    start = (1.0, 0.0, 0.0)
+    t_span = (0.0, 1e5)
+    _digits = {
+        (0.04, 3e7, 1e4): {
+            40.0: (0.71582706871940, 9.18553476455778e-6, 0.28416374574583),
+            1e5: (0.01786592114212, 7.27475146844e-8, 0.98213400611036),
+        }
+    }
+
+    def __init__(self, k1=0.04, k2=3e7, k3=1e4):
+        super().__init__(k1=k1, k2=k2, k3=k3)
 
     def forward(self, t, x):
         (a, b, c), (k1, k2, k3) = x.unbind(-1), _values(self, x)
-        first, second, third = k1 * a, k2 * b ** 2, k3 * b * c
+        first = k1 * a
+        second = k2 * b**2
+        third = k3 * b * c
         return torch.stack([third - first, first - second - third, second], -1)
 
-    def invariant(self, x): return x.sum(-1)
+    def invariant(self, x):
+        return x.sum(-1)
 
 # %% ../../nbs/01_systems.ipynb #313517e7
 class FallingBall(System):
-    "h'' = -g, state (height, velocity); invariant: energy. `impact` is the time at which the height is zero."
-    start, t_span = (2., 1.), (0., 1.)
-    def __init__(self, g=9.81): super().__init__(g=g)
+    """h'' = -g, state (height, velocity); invariant: energy. `impact` is the time at which the
+    height is zero."""
+
+    start = (2.0, 1.0)
+    t_span = (0.0, 1.0)
+
+    def __init__(self, g=9.81):
+        super().__init__(g=g)
 
     def forward(self, t, x):
-        (h, v), (g,) = x.unbind(-1), _values(self, x)
+        _, v = x.unbind(-1)
+        (g,) = _values(self, x)
         return torch.stack([v, -g * torch.ones_like(v)], -1)
 
     def solution(self, t, x0=None):
         t, (h, v), (g,) = _ask(self, t, x0)
-        return torch.stack([h + v * t - g * t ** 2 / 2, v - g * t], -1)
+        return torch.stack([h + v * t - g * t**2 / 2, v - g * t], -1)
 
     def invariant(self, x):
         (h, v), (g,) = x.unbind(-1), _values(self, x)
-        return v ** 2 / 2 + g * h
+        return v**2 / 2 + g * h
 
     def impact(self, x0=None):
         "The time at which a ball thrown at `x0` reaches the ground."
-        _, (h, v), (g,) = _ask(self, 0., x0)
-        return (v + torch.sqrt(v ** 2 + 2 * g * h)) / g
+        _, (h, v), (g,) = _ask(self, 0.0, x0)
+        return (v + torch.sqrt(v**2 + 2 * g * h)) / g
