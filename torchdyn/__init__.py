@@ -11,21 +11,9 @@ __all__ = ['DEFunc', 'NeuralDE', 'NeuralODE', 'ODEProblem', 'DepthCat', 'Bogacki
 # %% ../nbs/rooms/90_package.ipynb #b16e12b1
 from .core import DEFunc, NeuralDE, NeuralODE, ODEProblem
 from .nn import DepthCat
-from torchdyn.numerics import (
-    BogackiShampine32,
-    DormandPrince45,
-    Euler,
-    Heun,
-    Midpoint,
-    Ralston,
-    RungeKutta,
-    RungeKutta2,
-    RungeKutta4,
-    SolverError,
-    Status,
-    Tsitouras45,
-    odeint,
-)
+from .numerics import BogackiShampine32, DormandPrince45, Euler, Heun, Midpoint, Ralston
+from .numerics import RungeKutta, RungeKutta2, RungeKutta4, SolverError, Status
+from .numerics import Tsitouras45, odeint
 
 # %% ../nbs/rooms/90_package.ipynb #0ec6236c
 _all_ = [

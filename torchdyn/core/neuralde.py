@@ -16,8 +16,10 @@ from torch.compiler import is_compiling
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from ..numerics.control import Tolerance
-from ..numerics.odeint import as_sensitivity, as_stepper, odeint, unknown_options
-from ..numerics.sensitivity import parameters_of
+from ..numerics.arguments import as_stepper
+from ..numerics.odeint import odeint
+from ..numerics.refusals import as_sensitivity, unknown_options
+from ..numerics.replay import parameters_of
 from ..numerics.states import Solution, VectorField, announced, args_for, call_form
 from ..numerics.steppers import STEPPERS
 

@@ -7,25 +7,9 @@ __all__ = ['DepthCat', 'Basis', 'Fourier', 'Polynomial', 'Chebyshev', 'Chebychev
            'BSpline', 'PiecewiseConstant', 'GalLinear', 'GalConv2d', 'Stacked', 'Hypernet', 'DataControl', 'Augmenter']
 
 # %% ../../nbs/rooms/93_nn.ipynb #7ff88ae7
-from torchdyn.nn.depth import (
-    DepthCat,
-    Basis,
-    Fourier,
-    Polynomial,
-    Chebyshev,
-    Chebychev,
-    GaussianRBF,
-    MultiquadRBF,
-    VanillaRBF,
-    BSpline,
-    PiecewiseConstant,
-    GalLinear,
-    GalConv2d,
-    Stacked,
-    Hypernet,
-    DataControl,
-    Augmenter,
-)
+from .depth import DepthCat, Basis, Fourier, Polynomial, Chebyshev, Chebychev
+from .depth import GaussianRBF, MultiquadRBF, VanillaRBF, BSpline, PiecewiseConstant
+from .depth import GalLinear, GalConv2d, Stacked, Hypernet, DataControl, Augmenter
 
 _all_ = [
     "DepthCat",

@@ -19,119 +19,37 @@ __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'current
            'odeint_event', 'odeint_hybrid']
 
 # %% ../../nbs/rooms/91_numerics.ipynb #cfcc51a4
-from torchdyn.numerics.states import (
-    Solution,
-    SolverError,
-    Stats,
-    Status,
-    VectorField,
-    current_control,
-    current_depth,
-    ravel_state,
-    rms_norm,
-)
-from torchdyn.numerics.systems import (
-    Bernoulli,
-    Cosine,
-    Exponential,
-    FallingBall,
-    Lorenz,
-    LotkaVolterra,
-    Oscillator,
-    Pendulum,
-    Robertson,
-    VanDerPol,
-)
-from torchdyn.numerics.steppers import (
-    BogackiShampine32,
-    CashKarp45,
-    DormandPrince45,
-    DormandPrince853,
-    Doubling,
-    Euler,
-    Fehlberg12,
-    Heun,
-    Heun3,
-    Kutta3,
-    Midpoint,
-    Ralston,
-    Ralston3,
-    RungeKutta,
-    RungeKutta2,
-    RungeKutta4,
-    SSPRK3,
-    Step,
-    Stepper,
-    STEPPERS,
-    Tableau,
-    ThreeEighths,
-    Tsitouras45,
-    check_tableau,
-    observed_order,
-    tableau,
-)
-from torchdyn.numerics.control import (
-    Controller,
-    IController,
-    PIController,
-    PIDController,
-    Tolerance,
-)
+from .states import Solution, SolverError, Stats, Status, VectorField
+from .states import current_control, current_depth, ravel_state, rms_norm
+from .systems import Bernoulli, Cosine, Exponential, FallingBall, Lorenz
+from .systems import LotkaVolterra, Oscillator, Pendulum, Robertson, VanDerPol
+from .steppers import BogackiShampine32, CashKarp45, DormandPrince45
+from .steppers import DormandPrince853, Doubling, Euler, Fehlberg12, Heun, Heun3
+from .steppers import Kutta3, Midpoint, Ralston, Ralston3, RungeKutta
+from .steppers import RungeKutta2, RungeKutta4, SSPRK3, Step, Stepper, STEPPERS
+from .steppers import ThreeEighths, Tsitouras45, observed_order
+from .tableaus import Tableau, check_tableau, tableau
+from .control import Controller, IController, PIController, PIDController
+from .control import Tolerance
 from .dense import DenseSolution, Interpolant
-from .integrate import Integrator, Problem, Segment, integrate
+from .integrate import Integrator, Problem, integrate
+from .time_ranges import Segment
 from .sensitivity import SENSITIVITIES
-from .odeint import check_gradients, odeint
-from torchdyn.numerics.roots import (
-    Anderson,
-    Armijo,
-    Broyden,
-    LineSearch,
-    Newton,
-    NewtonKrylov,
-    Picard,
-    Root,
-    RootError,
-    RootSolver,
-    ROOT_SOLVERS,
-    fixed_point,
-    implicit,
-    root_find,
-)
-from torchdyn.numerics.stiff import (
-    Gauss4,
-    ImplicitEuler,
-    ImplicitMidpoint,
-    ImplicitRungeKutta,
-    Kvaerno3,
-    Kvaerno5,
-    RadauIIA3,
-    RadauIIA5,
-    Rodas4,
-    Rosenbrock23,
-    SDIRK2,
-    TRBDF2,
-    Trapezoid,
-    jacobian,
-)
-from torchdyn.numerics.events import (
-    Event,
-    EventCallback,
-    EventError,
-    HybridSolution,
-    odeint_event,
-    odeint_hybrid,
-)
-from torchdyn.numerics.geometric import (
-    AsynchronousLeapfrog,
-    Leapfrog,
-    Reversible,
-    ReversibleHeun,
-    Ruth3,
-    Separable,
-    Symplectic,
-    Yoshida4,
-    odeint_symplectic,
-)
+from .gradcheck import check_gradients
+from .odeint import odeint
+from .root_solvers import Anderson, Armijo, Broyden, LineSearch, Newton
+from .root_solvers import NewtonKrylov, Picard, RootSolver
+from .roots import Root, RootError, ROOT_SOLVERS, fixed_point, implicit, root_find
+from .implicit_stages import ImplicitRungeKutta
+from .jacobians import jacobian
+from .rosenbrock import Rodas4, Rosenbrock23
+from .stiff import Gauss4, ImplicitEuler, ImplicitMidpoint, Kvaerno3, Kvaerno5
+from .stiff import RadauIIA3, RadauIIA5, SDIRK2, TRBDF2, Trapezoid
+from .conditions import Event
+from .events import EventCallback, EventError, HybridSolution, odeint_event
+from .events import odeint_hybrid
+from .geometric import AsynchronousLeapfrog, Leapfrog, Reversible, ReversibleHeun
+from .geometric import Ruth3, Separable, Symplectic, Yoshida4, odeint_symplectic
 
 # %% ../../nbs/rooms/91_numerics.ipynb #ff7caef1
 _all_ = [
