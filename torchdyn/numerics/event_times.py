@@ -170,19 +170,19 @@ def judge(watch, curve, s, which, past, plain):
     t = clocks.read(curve.t)
     dt = clocks.read(curve.dt)
 
-    def chosen(e):
+    def picked(e):
         return chosen(watch, e, which)
 
     def g(*fractions):
-        return chosen(watch.read(curve, *fractions))
+        return picked(watch.read(curve, *fractions))
 
     d = short_time(curve.x) * s
     unclear = abs(d * dt) < 8 * np.spacing(abs(t))  # at the start of the step
     simple = ~hit | plain | unclear & ~watch.conditions.bool[which]
     leaps = hit
     here, near, far, beyond = clocks.inside(curve, s, s - d, s - 2 * d, np.minimum(s + d, 1))
-    rate = chosen(_rate_between(watch, near, here, d * dt))
-    near, far, beyond = chosen(watch.conditions.read(near, far, beyond))
+    rate = picked(_rate_between(watch, near, here, d * dt))
+    near, far, beyond = picked(watch.conditions.read(near, far, beyond))
     through = past | (beyond < 0)
     order, before = _order_from(near, far)
     for root in (4, 5, None):
