@@ -72,9 +72,8 @@ def _trajectories(trajectory, y, n, dim=None):
     x = _array(trajectory)
     if x.ndim != 3 or dim not in (None, x.shape[2]):
         raise ValueError(
-            f"a trajectory has shape [T, B, {dim or 'D'}], got {list(x.shape)}: pick "
-            "coordinates with trajectory[..., :2], add a batch with trajectory[:, "
-            "None]"
+            f"a trajectory has shape [T, B, {dim or 'D'}], got {list(x.shape)}: pick coordinates "
+            "with trajectory[..., :2], add a batch with trajectory[:, None]"
         )
     y = _array(torch.zeros(x.shape[1]) if y is None else y).reshape(-1).astype(int)
     if len(y) < x.shape[1] and (n is None or len(y) < n):

@@ -80,9 +80,8 @@ def lower(gm, inputs, record, turn=True):
 
     if torch.is_grad_enabled() and mutates(gm):
         raise RuntimeError(
-            "the field changes a tensor in place, such as the statistics of a "
-            "batch norm, "
-            "which a compiled step would need again on the way back"
+            "the field changes a tensor in place, such as the statistics of a batch norm, which a "
+            "compiled step would need again on the way back"
         )
     # nothing is overwritten, and nothing is left to fail in a backward pass
     with torch._functorch.config.patch(donated_buffer=False, force_non_lazy_backward_lowering=True):

@@ -173,9 +173,8 @@ class _Record:
         if instead not in self.told:
             self.told.add(instead)
             warnings.warn(
-                "compile=True: this field could not be compiled as asked, so it is "
-                f"solved {instead}. "
-                f"The compiler said: {reason}",
+                "compile=True: this field could not be compiled as asked, so it is solved "
+                f"{instead}. The compiler said: {reason}",
                 stacklevel=5,
             )
 

@@ -42,8 +42,7 @@ class HigherOrder(nn.Module):
         dim = min(1, x.dim() - 1)
         if x.shape[dim] % self.order:
             raise ValueError(
-                f"a state of order {self.order} needs a dimension {dim} divisible by "
-                f"{self.order}; "
+                f"a state of order {self.order} needs a dimension {dim} divisible by {self.order}; "
                 f"got shape {list(x.shape)}"
             )
         args = args_for(self.takes_args, args)
@@ -300,9 +299,7 @@ class _AddedForward(_Added):
         return tangents
 
 
-def states_alone(
-    solution: Solution,
-) -> Any:  # its states, in their nest
+def states_alone(solution: Solution) -> Any:  # its states, in their nest
     """The states of a solution that nobody will see. Differentiating them also gives the gradient
     of its integrals."""
     integrals = [

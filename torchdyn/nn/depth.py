@@ -281,9 +281,8 @@ class _Galerkin(nn.Module):
         extra = x.shape[self.dim] - self.inputs
         if extra not in (0, 1):
             raise ValueError(
-                f"{type(self).__name__} takes {self.inputs} "
-                f"inputs along dimension {self.dim}, or one more "
-                f"behind DepthCat; got shape {list(x.shape)}"
+                f"{type(self).__name__} takes {self.inputs} inputs along dimension {self.dim}, or "
+                f"one more behind DepthCat; got shape {list(x.shape)}"
             )
         x, column = x.split([self.inputs, extra], self.dim)
         psi = self.expfunc(self.depth(column))
@@ -496,10 +495,9 @@ class DataControl(nn.Module):
         u = current_control()
         if not isinstance(u, Tensor):
             raise TypeError(
-                "DataControl appends a state that is one "
-                f"tensor; this one is a {type(u).__name__}: "
-                "call current_control() in the field and "
-                "take the part that is meant"
+                "DataControl appends a state that is one tensor; this one is a "
+                f"{type(u).__name__}: call current_control() in the field and take the part that "
+                "is meant"
             )
         return torch.cat([x, u], self.idx_cat)
 

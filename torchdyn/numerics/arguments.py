@@ -81,9 +81,8 @@ class StepMethod(Stepper):
             return Step(new, None)
         if error is None:
             raise TypeError(
-                f"{type(self.solver).__name__} is adaptive, but its step returns no "
-                "error: "
-                "return (k, x_new, error), or set stepping_class = 'fixed'"
+                f"{type(self.solver).__name__} is adaptive, but its step returns no error: return "
+                "(k, x_new, error), or set stepping_class = 'fixed'"
             )
         return Step(new, outward(error).detach(), (memory,), f(t + dt, new))
 
@@ -105,8 +104,7 @@ def as_stepper(solver: str | type | Stepper) -> Stepper:
         return StepMethod(stepper)
     if not isinstance(stepper, Stepper):
         raise TypeError(
-            "a solver is a name, a Stepper or a class of steppers; got "
-            f"{type(stepper).__name__}. "
+            f"a solver is a name, a Stepper or a class of steppers; got {type(stepper).__name__}. "
             f"Known names: {', '.join(sorted(STEPPERS))}"
         )
     return stepper
@@ -155,8 +153,7 @@ def make_integrator(
         idle = [name for name, value in idle.items() if value is not None]
         if idle:
             raise ValueError(
-                f"{', '.join(idle)} cannot apply: {type(stepper).__name__} "
-                "takes fixed steps here"
+                f"{', '.join(idle)} cannot apply: {type(stepper).__name__} takes fixed steps here"
                 + (
                     " because dt= is given"
                     if stepper.adaptive
@@ -202,11 +199,8 @@ def check_state(x, per_sample=False):
         )
     if not (x.is_floating_point() or x.is_complex()):
         raise TypeError(
-            "a state must be floating "
-            "point or complex; got "
-            f"{x.dtype}: convert it "
-            "with x.float() or "
-            "x.double()"
+            f"a state must be floating point or complex; got {x.dtype}: convert it with x.float() "
+            "or x.double()"
         )
 
 
@@ -229,9 +223,8 @@ def as_span(
         )
     if t.dim() not in (1, 1 + (samples is not None)) or not t.shape[-1]:
         raise ValueError(
-            f"{what} must be one-dimensional with at least one time, e.g. "
-            "torch.linspace(0, 1, 11); "
-            f"got shape {shape}"
+            f"{what} must be one-dimensional with at least one time, e.g. torch.linspace(0, 1, "
+            f"11); got shape {shape}"
         )
     if t.dim() == 2 and len(t) != samples:
         raise ValueError(f"{what} has times for {len(t)} samples, the state has {samples}")
@@ -242,10 +235,8 @@ def as_span(
         if truth(rows.isnan().any()) is not None:
             raise
         raise ValueError(
-            f"torch.func.vmap hides the values of {what}, and a solver must know its "
-            "times: solve the "
-            "batch as one state; with per_sample=True each sample has times of its "
-            "own, [B, T]"
+            f"torch.func.vmap hides the values of {what}, and a solver must know its times: solve "
+            "the batch as one state; with per_sample=True each sample has times of its own, [B, T]"
         ) from None
     return t
 
@@ -256,10 +247,9 @@ def _as_times(t_span, what):
     except (TypeError, ValueError, RuntimeError):
         if _ragged(t_span):
             raise ValueError(
-                f"the rows of {what} differ in length: fill the shorter ones up with "
-                "NaN, e.g. "
-                "[[0., 1., 2.], [0., 1., math.nan]], and give each sample a clock "
-                "with per_sample=True"
+                f"the rows of {what} differ in length: fill the shorter ones up with NaN, e.g. "
+                "[[0., 1., 2.], [0., 1., math.nan]], and give each sample a clock with "
+                "per_sample=True"
             ) from None
         raise TypeError(
             f"{what} must be real times, e.g. torch.linspace(0, 1, 11); got {t_span!r}"
@@ -298,10 +288,8 @@ def _check_times(rows, what, padded):  # `[R, T]`, all rows at once
         raise ValueError(f"{what} must be finite; got {rows[0].tolist()[:8]}")
     if not finite[:, 0].all():
         raise ValueError(
-            f"{what} must have at least one finite time in "
-            "each row, and its first there; row "
-            f"{int((~finite[:, 0]).nonzero()[0, 0])} begins "
-            "with NaN"
+            f"{what} must have at least one finite time in each row, and its first there; row "
+            f"{int((~finite[:, 0]).nonzero()[0, 0])} begins with NaN"
         )
     if (finite[:, 1:] & ~finite[:, :-1]).any():
         raise ValueError(f"in {what} NaN may only stand at the end of a row")
@@ -349,8 +337,7 @@ def as_tolerance(name, value, x, layout):
         fits = False
     if not fits:
         raise ValueError(
-            f"{name} of shape {list(value.shape)} does not fit a state of shape "
-            f"{list(x.shape)}: "
+            f"{name} of shape {list(value.shape)} does not fit a state of shape {list(x.shape)}: "
             "give one value, or one for each component"
         )
     return value

@@ -212,9 +212,8 @@ def _check_condition(v, clocks, many):
         return
     if clocks.per_sample:
         raise ValueError(
-            "with per_sample=True a condition gives one number "
-            f"for each of the {clocks.count} samples; got shape "
-            f"{list(v.shape)}"
+            f"with per_sample=True a condition gives one number for each of the {clocks.count} "
+            f"samples; got shape {list(v.shape)}"
         )
     raise ValueError(
         "one clock has one event time, so a condition is one number; got shape "

@@ -187,10 +187,8 @@ class _AdjointSolve:
             if torch.as_tensor(self.stats.status).any():
                 raise SolverError(
                     self.stats,
-                    "This is the backward solve of a continuous "
-                    "adjoint: set solver_adjoint, "
-                    "atol_adjoint, rtol_adjoint, or take "
-                    "sensitivity='checkpointed'. ",
+                    "This is the backward solve of a continuous adjoint: set solver_adjoint, "
+                    "atol_adjoint, rtol_adjoint, or take sensitivity='checkpointed'. ",
                 )
             if segment is not None:
                 adjoint = back.split(segment.step.x)

@@ -95,8 +95,7 @@ class Residual:
         j = self.jac(self.unravel(z), *self.args)
         if j.numel() != b * n * n:
             raise ValueError(
-                f"jac returned shape {list(j.shape)}; wanted "
-                f"is one matrix a sample, {[b, n, n]}"
+                f"jac returned shape {list(j.shape)}; wanted is one matrix a sample, {[b, n, n]}"
                 + (", of real and imaginary parts" if self.dtype.is_complex else "")
             )
         j = j.reshape(b, n, n)
@@ -107,8 +106,7 @@ def _check_unknown(leaves, batch_dims):
     for v in leaves:
         if not isinstance(v, Tensor):
             raise TypeError(
-                "an unknown is a tensor or a tuple, list "
-                "or dict of tensors; found "
+                "an unknown is a tensor or a tuple, list or dict of tensors; found "
                 f"{type(v).__name__}"
             )
         if v.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
@@ -118,17 +116,13 @@ def _check_unknown(leaves, batch_dims):
             )
         if v.dim() < (batch_dims or 0):
             raise ValueError(
-                f"batch_dims={batch_dims} asks for at "
-                "least as many dimensions; got a tensor "
-                f"of shape {list(v.shape)}"
+                f"batch_dims={batch_dims} asks for at least as many dimensions; got a tensor of "
+                f"shape {list(v.shape)}"
             )
     if len({v.is_complex() for v in leaves}) > 1:
         raise TypeError(
-            "the unknowns are partly real, "
-            "partly complex: make all of "
-            "them complex, or give real and "
-            "imaginary parts as unknowns of "
-            "their own"
+            "the unknowns are partly real, partly complex: make all of them complex, or give real "
+            "and imaginary parts as unknowns of their own"
         )
 
 # %% ../../nbs/numerics/19_equations.ipynb #d8506b5e
@@ -144,21 +138,18 @@ def autocast_of(z, on):  # g runs as the caller has it, in low precision or not;
 def _check_output(out, shape, dtype, autocast):
     if not isinstance(out, Tensor):
         raise TypeError(
-            f"g returned a {type(out).__name__}, the "
-            f"unknown is a tensor of shape {list(shape)}: "
+            f"g returned a {type(out).__name__}, the unknown is a tensor of shape {list(shape)}: "
             "return a tensor of that shape"
         )
     if out.shape != shape:
         raise ValueError(
-            f"g returned shape {list(out.shape)} for an unknown "
-            f"of shape {list(shape)}: there must be as many "
-            "equations as unknowns, in the same shape"
+            f"g returned shape {list(out.shape)} for an unknown of shape {list(shape)}: there must "
+            "be as many equations as unknowns, in the same shape"
         )
     if out.dtype != dtype and not autocast:
         raise ValueError(
-            f"g returned {out.dtype} for an "
-            f"unknown of {dtype}: convert one of "
-            f"them, e.g. z.to({out.dtype})"
+            f"g returned {out.dtype} for an unknown of {dtype}: convert one of them, e.g. "
+            f"z.to({out.dtype})"
         )
 
 # %% ../../nbs/numerics/19_equations.ipynb #f2b66a19
@@ -171,14 +162,10 @@ def check_entries(
     if entries <= 2**28:
         return
     raise ValueError(
-        f"the Jacobians of {samples} sample(s) with {n} unknowns each would have "
-        f"{entries:.1e} entries. Samples that are independent have small ones: give "
-        "them "
-        "the leading dimension (of roots, batch_dims=1 or more). A root: take "
-        "'newton_krylov', "
-        "'lbroyden' or 'anderson', which form no Jacobian. A differential equation: "
-        "take "
-        "an explicit stepper such as 'tsit5'"
+        f"the Jacobians of {samples} sample(s) with {n} unknowns each would have {entries:.1e} "
+        "entries. Samples that are independent have small ones: give them the leading dimension "
+        "(of roots, batch_dims=1 or more). A root: take 'newton_krylov', 'lbroyden' or 'anderson', "
+        "which form no Jacobian. A differential equation: take an explicit stepper such as 'tsit5'"
     )
 
 

@@ -111,10 +111,7 @@ def _in_reverse(g, t, x, slope, pace):
     return e, rate if _is_differentiable(rate, moves) else rate.detach()
 
 
-def _is_differentiable(
-    v,
-    inputs,
-):
+def _is_differentiable(v, inputs):
     """Whether `v` can be differentiated; at a zero of the condition that matters to second
     derivatives only."""
     if not v.requires_grad:

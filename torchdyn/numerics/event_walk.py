@@ -45,12 +45,8 @@ class Hybrid:
     def __call__(self, problem, x, tensors, backward):
         if torch._C._functorch.is_batchedtensor(x):
             raise RuntimeError(
-                "when an event happens "
-                "depends on the values of "
-                "the state, which vmap "
-                "hides: solve the batch "
-                "with per_sample=True "
-                "instead"
+                "when an event happens depends on the values of the state, which vmap hides: solve "
+                "the batch with per_sample=True instead"
             )
         walk = _Walk(self, problem, x)
         while walk.live.any():
@@ -400,10 +396,8 @@ def _jumped(jump, t, x, field):
         y = field.layout.ravel(y)
     if not isinstance(y, Tensor) or y.shape != x.shape:
         raise ValueError(
-            "a jump returns a "
-            "state, a tensor of "
-            f"shape {list(x.shape)}; "
-            f"got {list(y.shape) if isinstance(y, Tensor) else type(y).__name__}"
+            f"a jump returns a state, a tensor of shape {list(x.shape)}; got "
+            f"{list(y.shape) if isinstance(y, Tensor) else type(y).__name__}"
         )
     return y.to(x.dtype)
 

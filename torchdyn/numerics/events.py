@@ -122,8 +122,7 @@ def _solve(
     for i, event in enumerate(events):
         if not isinstance(event, Event):
             raise TypeError(
-                "events are a list of Event(condition, "
-                f"...); number {i} is a "
+                f"events are a list of Event(condition, ...); number {i} is a "
                 f"{type(event).__name__}"
             )
         if event.direction not in (-1, 0, 1):
@@ -141,9 +140,8 @@ def _solve(
     if throw and many and solution.status is Status.MAX_STEPS:
         raise EventError(
             solution.stats,
-            f"MAX_STEPS at t = {solution.stats.t:.6g}: after "
-            f"{solution.stats.steps} steps the event has not "
-            f"happened; {_nearest(engine)}, or raise max_steps",
+            f"MAX_STEPS at t = {solution.stats.t:.6g}: after {solution.stats.steps} steps the "
+            f"event has not happened; {_nearest(engine)}, or raise max_steps",
         )
     if throw and failed.any():
         raise SolverError(
@@ -227,9 +225,8 @@ def odeint_event(
     `EventError` if it does not within `max_time`."""
     if options.get("per_sample"):
         raise ValueError(
-            "odeint_event has one clock; for the events of "
-            "each sample use odeint_hybrid(f, x, t_span, "
-            "events=Event(...), per_sample=True)"
+            "odeint_event has one clock; for the events of each sample use odeint_hybrid(f, x, "
+            "t_span, events=Event(...), per_sample=True)"
         )
     event = (event_fn if isinstance(event_fn, Event) else Event(event_fn))._replace(
         terminal=True, jump=None
@@ -256,9 +253,7 @@ def odeint_event(
     if not len(solution.event_t):
         raise EventError(
             solution.stats,
-            "the event did not happen "
-            f"{_until(t_span, max_time)}; "
-            f"{_nearest(engine)}, or wait "
+            f"the event did not happen {_until(t_span, max_time)}; {_nearest(engine)}, or wait "
             "longer with max_time=",
         )
     return solution.event_t[0], tree_map(
@@ -270,9 +265,8 @@ def _as_start(t0):
     "The time as a 0-dim tensor. Raises `TypeError` or `ValueError` if it is none."
     if callable(t0):
         raise TypeError(
-            "t0 is the time that belongs to x; got a "
-            f"{type(t0).__name__}. The order is odeint_event(f, x, t0, "
-            "event_fn)"
+            f"t0 is the time that belongs to x; got a {type(t0).__name__}. The order is "
+            "odeint_event(f, x, t0, event_fn)"
         )
     try:
         t = t0 if isinstance(t0, Tensor) else torch.as_tensor(t0, dtype=torch.float64)
@@ -282,10 +276,9 @@ def _as_start(t0):
         raise TypeError(f"t0 is the time that belongs to x, a real number; got {t0!r}")
     if t.numel() != 1:
         raise ValueError(
-            f"t0 is one time, the one that belongs to x; got {t.numel()} times. How "
-            "long to wait for the event says max_time=; "
-            "for all events in a span of times use odeint_hybrid(f, x, t_span, "
-            "events=Event(...))"
+            f"t0 is one time, the one that belongs to x; got {t.numel()} times. How long to wait "
+            "for the event says max_time=; for all events in a span of times use odeint_hybrid(f, "
+            "x, t_span, events=Event(...))"
         )
     if not t.isfinite():
         raise ValueError(f"t0 must be finite; got {t0!r}")
@@ -341,10 +334,8 @@ def _with_callbacks(f, x, t_span, callbacks, events, how, options):
     "Two solves: one to learn the accepted times, one to have the states there."
     if options[-1].get("per_sample"):
         raise ValueError(
-            "callbacks have one clock; for the events "
-            "of each sample give "
-            "events=[Event(condition, jump=...)] with "
-            "per_sample=True"
+            "callbacks have one clock; for the events of each sample give events=[Event(condition, "
+            "jump=...)] with per_sample=True"
         )
     t_span = t_span if isinstance(t_span, Tensor) else torch.as_tensor(t_span, dtype=torch.float64)
     at_once = [c for c in callbacks if bool(torch.as_tensor(c.check_event(t_span[0], x)).all())]

@@ -75,11 +75,8 @@ def _moves(kicks, drifts):
 def _first_slope(self, f, t, x):
     if not x.dim() or x.shape[self.dim] % 2:
         raise ValueError(
-            f"{type(self).__name__} splits the "
-            "state into halves [q, p] along "
-            f"dimension {self.dim}; a state of "
-            f"shape {list(x.shape)} has no "
-            "halves there"
+            f"{type(self).__name__} splits the state into halves [q, p] along dimension "
+            f"{self.dim}; a state of shape {list(x.shape)} has no halves there"
         )
     halves = x.chunk(2, self.dim)
     first = self.moves[0][0]
@@ -90,11 +87,10 @@ def _first_slope(self, f, t, x):
         moved = [v + 0.3 * (1 + v.abs()) if i == half else v for i, v in enumerate(halves)]
         if _differ(slopes[half], f(t, torch.cat(moved, self.dim)).chunk(2, self.dim)[half]):
             raise ValueError(
-                f"{type(self).__name__} needs a separable field, dq/dt a function of "
-                f"p alone and dp/dt of q alone; here d{'qp'[half]}/dt depends on "
-                f"{'qp'[half]}. 'alf', 'reversible_heun' and implicit "
-                "symplectic methods take any field. (In the backward solve of "
-                "sensitivity='adjoint', give solver_adjoint='rk4'.)"
+                f"{type(self).__name__} needs a separable field, dq/dt a function of p alone and "
+                f"dp/dt of q alone; here d{'qp'[half]}/dt depends on {'qp'[half]}. 'alf', "
+                "'reversible_heun' and implicit symplectic methods take any field. (In the "
+                "backward solve of sensitivity='adjoint', give solver_adjoint='rk4'.)"
             )
     return (slopes[first],) if self.fsal else None
 
@@ -306,10 +302,8 @@ class Reversible(Stepper):
         base = as_stepper(base)
         if base.reversible or not base.explicit:
             raise ValueError(
-                "Reversible takes an explicit "
-                "stepper that is not "
-                "reversible yet, e.g. 'rk4'; "
-                f"got {type(base).__name__}"
+                "Reversible takes an explicit stepper that is not reversible yet, e.g. 'rk4'; got "
+                f"{type(base).__name__}"
             )
         if not 0 < coupling <= 1:
             raise ValueError(f"the coupling lies in (0, 1]; got {coupling}")

@@ -255,12 +255,10 @@ class Quadrature:
     def warn(self):
         if not self.lost:
             warnings.warn(
-                f"an integral along the solution needs more than {MOST_PANELS} panels "
-                "in one step of the "
-                "solver: it is less accurate than the tolerance asks. Does its "
-                "integrand jump or draw random "
-                "numbers? Give the times of jumps in t_stops=, or shorten the steps "
-                "with max_step=",
+                f"an integral along the solution needs more than {MOST_PANELS} panels in one step "
+                "of the solver: it is less accurate than the tolerance asks. Does its integrand "
+                "jump or draw random numbers? Give the times of jumps in t_stops=, or shorten the "
+                "steps with max_step=",
                 stacklevel=2,
             )
         self.lost = True
@@ -425,8 +423,7 @@ def _checked(v, x, per_sample):
             else ""
         )
         raise ValueError(
-            "with per_sample=True an integrand gives one value for each of the "
-            f"{len(x)} samples; "
+            f"with per_sample=True an integrand gives one value for each of the {len(x)} samples; "
             f"got shape {list(v.shape)}{hint}"
         )
     return v

@@ -229,11 +229,9 @@ class _Unread(torch.autograd.Function):
             ctx.stats.integral_read = True
             warnings.warn(
                 "the integral_loss of this solve was not read before its states were "
-                "differentiated, so it is no part "
-                "of the loss: add it, loss = ... + solution.integral_loss.mean(), or "
-                "leave integral_loss= out. "
-                "(NeuralODE adds the gradient by itself where it gives no Solution, as "
-                "in model(x).)",
+                "differentiated, so it is no part of the loss: add it, loss = ... + "
+                "solution.integral_loss.mean(), or leave integral_loss= out. (NeuralODE adds the "
+                "gradient by itself where it gives no Solution, as in model(x).)",
                 stacklevel=user_level(),
             )
         return None, gradient

@@ -104,8 +104,7 @@ def check_precision(x, tolerance):
     atol, rtol, _ = tolerance
     if all(isinstance(v, float) and v < eps / 10 for v in (atol, rtol)):
         raise ValueError(
-            f"atol = {atol} and rtol = {rtol} are below the rounding of {x.dtype} "
-            f"({eps:.1e}): "
+            f"atol = {atol} and rtol = {rtol} are below the rounding of {x.dtype} ({eps:.1e}): "
             "loosen them, or solve in double precision"
         )
 
@@ -119,11 +118,9 @@ def check_export(integrator):
     if not exporting or integrator.controller is None and integrator.stepper.explicit:
         return
     raise RuntimeError(
-        "torch.export writes down one program for all states, and adaptive steps "
-        "and implicit stages depend on "
-        "the values of the state: export a solve of fixed explicit steps, e.g. "
-        "with solver='rk4' and times "
-        "torch.linspace(0, 1, 11)"
+        "torch.export writes down one program for all states, and adaptive steps and implicit "
+        "stages depend on the values of the state: export a solve of fixed explicit steps, e.g. "
+        "with solver='rk4' and times torch.linspace(0, 1, 11)"
     )
 
 
@@ -160,9 +157,8 @@ def backward_integrator(integrator, x, solver, atol, rtol):
     stepper = as_stepper(solver)
     if stepper.trainable:
         raise ValueError(
-            "solver_adjoint cannot be trained: the adjoint is the "
-            "gradient of the continuous solution, which does not "
-            "depend on the stepper"
+            "solver_adjoint cannot be trained: the adjoint is the gradient of the continuous "
+            "solution, which does not depend on the stepper"
         )
     controller = (integrator.controller or default_controller) if stepper.adaptive else None
     return dataclasses.replace(
@@ -178,9 +174,8 @@ def as_sensitivity(
     chosen = lookup("sensitivity", SENSITIVITIES, sensitivity)
     if not callable(chosen):
         raise TypeError(
-            "a sensitivity is one of "
-            f"{', '.join(sorted(SENSITIVITIES))} or a function; "
-            f"got {type(chosen).__name__}"
+            f"a sensitivity is one of {', '.join(sorted(SENSITIVITIES))} or a function; got "
+            f"{type(chosen).__name__}"
         )
     if checkpoints is None:
         return chosen
@@ -248,11 +243,9 @@ def explain(error, parameters, start, integrator, sensitivity):
     if integrator.stepper.explicit and not asked_for_a_value:
         return None
     return RuntimeError(
-        "adaptive steps and implicit stages depend on the values of the state, "
-        "which torch.func hides: "
-        "use a fixed-step explicit solver such as 'rk4', or solve the batch as "
-        "one state, where "
-        "per_sample=True gives each sample a clock and steps of its own"
+        "adaptive steps and implicit stages depend on the values of the state, which torch.func "
+        "hides: use a fixed-step explicit solver such as 'rk4', or solve the batch as one state, "
+        "where per_sample=True gives each sample a clock and steps of its own"
     )
 
 
@@ -269,9 +262,8 @@ def _mismatch(text, parameters, state):
             and not torch.is_autocast_enabled(device.type)
         ):
             return (
-                f"the field has parameters of {v.dtype}, the state is {state[0].dtype}: "
-                "convert one of them, "
-                f"e.g. f.to({state[0].dtype})"
+                f"the field has parameters of {v.dtype}, the state is {state[0].dtype}: convert "
+                f"one of them, e.g. f.to({state[0].dtype})"
             )
     return None
 

@@ -107,11 +107,9 @@ class Detached:
     def check(self):
         if self.random:
             raise RuntimeError(
-                "the vector field draws random numbers each time it is "
-                "evaluated (dropout in training mode?), so it cannot "
-                "be evaluated again for its gradient: "
-                "call .eval() on it, draw the noise once a solve, or "
-                "take sensitivity='autograd'"
+                "the vector field draws random numbers each time it is evaluated (dropout in "
+                "training mode?), so it cannot be evaluated again for its gradient: call .eval() "
+                "on it, draw the noise once a solve, or take sensitivity='autograd'"
             )
 
 # %% ../../nbs/numerics/09_replay.ipynb #2d487c29
@@ -155,10 +153,8 @@ class CallerContext:
             if v._version != version:
                 raise RuntimeError(
                     f"{name}, a tensor of shape {list(v.shape)}, was changed in place between the "
-                    "solve and its "
-                    "backward pass, which evaluates the field again: change a copy of it, or "
-                    "change it after "
-                    "backward(), or take sensitivity='autograd'"
+                    "solve and its backward pass, which evaluates the field again: change a copy "
+                    "of it, or change it after backward(), or take sensitivity='autograd'"
                 )
 
     @contextlib.contextmanager

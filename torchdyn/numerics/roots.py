@@ -88,12 +88,10 @@ def _solve_transposed(v, line, linear, tol, throw):  # J^T u = v
 def _backward_error(error, good, linear):
     worst = int(error.where(~good, -1.0).nan_to_num(math.inf).argmax())
     return RootError(
-        f"the linear system of the implicit gradient was not solved ({linear}): "
-        f"sample {worst} is left with a relative residual of {error[worst]:.1e}. Its "
-        "Jacobian may be singular at the root; "
-        "samples may interact, then pass batch_dims=0; or more iterations may be "
-        "needed, then try another linear solver, 'dense' or "
-        "'gmres'",
+        f"the linear system of the implicit gradient was not solved ({linear}): sample {worst} is "
+        f"left with a relative residual of {error[worst]:.1e}. Its Jacobian may be singular at "
+        "the root; samples may interact, then pass batch_dims=0; or more iterations may be "
+        "needed, then try another linear solver, 'dense' or 'gmres'",
         Status.NOT_CONVERGED,
         worst,
     )
@@ -209,10 +207,8 @@ def as_root_solver(
     made = make() if search is None else make(search=search)
     if not isinstance(made, RootSolver):
         raise TypeError(
-            "a solver is a name, a RootSolver or a "
-            "class of them; got "
-            f"{type(made).__name__}. Known names: "
-            f"{', '.join(sorted(ROOT_SOLVERS))}"
+            f"a solver is a name, a RootSolver or a class of them; got {type(made).__name__}. "
+            f"Known names: {', '.join(sorted(ROOT_SOLVERS))}"
         )
     return made
 
@@ -303,13 +299,8 @@ def _find(g, z, solver, target, max_iter, throw, gradient):
 def _check_options(**options):
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
-            "root finding iterates "
-            "until the numbers are "
-            "good enough, which "
-            "torch.func transforms "
-            "hide: give the batch as "
-            "the leading dimension of "
-            "z, and differentiate with "
+            "root finding iterates until the numbers are good enough, which torch.func transforms "
+            "hide: give the batch as the leading dimension of z, and differentiate with "
             "torch.autograd"
         )
     for name, value in options.items():
@@ -333,11 +324,10 @@ def _failure(solver, g, z, log, target):
         "samples interact, pass batch_dims=0"
     )
     return RootError(
-        f"{status.name}: {int(bad.sum())} of {len(bad)} samples were not solved; the "
-        f"worst is sample {worst}, residual {log.residual[worst]:.3g} after "
-        f"{int(log.iterations[worst])} iterations of {type(solver).__name__}, "
-        f"wanted {wanted:.3g}. {advice} [{g.nfe} evaluations, {g.products} products "
-        "with the Jacobian]",
+        f"{status.name}: {int(bad.sum())} of {len(bad)} samples were not solved; the worst is "
+        f"sample {worst}, residual {log.residual[worst]:.3g} after {int(log.iterations[worst])} "
+        f"iterations of {type(solver).__name__}, wanted {wanted:.3g}. {advice} [{g.nfe} "
+        f"evaluations, {g.products} products with the Jacobian]",
         status,
         worst,
         log,

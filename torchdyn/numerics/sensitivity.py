@@ -58,9 +58,8 @@ def reversible(problem, x, tensors, backward) -> tuple:
     stepper = problem.integrator.stepper
     if not stepper.reversible:
         raise ValueError(
-            "sensitivity='reversible' needs a stepper that can go back, such as "
-            "'reversible_heun', 'alf', "
-            f"'leapfrog' or Reversible('rk4'); got {type(stepper).__name__}"
+            "sensitivity='reversible' needs a stepper that can go back, such as 'reversible_heun', "
+            f"'alf', 'leapfrog' or Reversible('rk4'); got {type(stepper).__name__}"
         )
     return _discrete(problem, x, tensors, ReversedTrail(stepper))
 
@@ -97,9 +96,8 @@ def adjoint(problem, x, tensors, backward) -> tuple:
 def _continuous(problem, x, tensors, backward, kind, trail):
     if problem.integrator.stepper.trainable:
         raise ValueError(
-            "the adjoint is the gradient of the continuous solution, which does not "
-            "depend on the stepper: "
-            "train a stepper with sensitivity='autograd' or 'checkpointed'"
+            "the adjoint is the gradient of the continuous solution, which does not depend on the "
+            "stepper: train a stepper with sensitivity='autograd' or 'checkpointed'"
         )
     if not torch.is_grad_enabled():
         return autograd(problem, x, tensors, None)

@@ -185,9 +185,8 @@ def current_control() -> Any:  # in the structure of the state
         if u is not None:
             return u
     raise RuntimeError(
-        "there is no control here: DataControl runs inside a solve, e.g. "
-        "NeuralODE(f); "
-        "to evaluate its field alone, with control(u): ..."
+        "there is no control here: DataControl runs inside a solve, e.g. NeuralODE(f); to evaluate "
+        "its field alone, with control(u): ..."
     )
 
 
@@ -418,10 +417,8 @@ class _Own:
         already."""
         if self.others and not torch.equal(v, self.copy):
             raise ValueError(
-                "a vector field, condition or integrand writes its values into "
-                "buffers that it uses "
-                "in turn, by NumPy, .data or in inference mode, so earlier ones are "
-                "lost: "
+                "a vector field, condition or integrand writes its values into buffers that it "
+                "uses in turn, by NumPy, .data or in inference mode, so earlier ones are lost: "
                 "return a copy, e.g. buffer.clone()"
             )
         return v.clone()
@@ -451,9 +448,8 @@ class _Lifted:
             _running.stack.pop()
         if self.version(x) != version and not self.in_place:
             raise ValueError(
-                "the condition of an event, or an integrand, changed its state in "
-                "place: "
-                "return a new tensor, e.g. x - 1 and not x.sub_(1)"
+                "the condition of an event, or an integrand, changed its state in place: return a "
+                "new tensor, e.g. x - 1 and not x.sub_(1)"
             )
         return self.own(value) if isinstance(value, Tensor) and not is_compiling() else value
 
@@ -464,15 +460,13 @@ class _Lifted:
 def _mend_slope(dx, x):
     if not isinstance(dx, Tensor):
         raise TypeError(
-            f"the vector field returned a {type(dx).__name__}, the state is a tensor "
-            f"of shape {list(x.shape)}: "
-            "return a tensor of that shape"
+            f"the vector field returned a {type(dx).__name__}, the state is a tensor of shape "
+            f"{list(x.shape)}: return a tensor of that shape"
         )
     if dx.shape != x.shape:
         raise ValueError(
             f"the vector field returned shape {list(dx.shape)} for a state of shape "
-            f"{list(x.shape)}: "
-            "a slope has the shape of its state"
+            f"{list(x.shape)}: a slope has the shape of its state"
         )
     # the field in low precision, the state in full
     if torch.is_autocast_enabled(x.device.type):
@@ -579,9 +573,8 @@ class SolverError(RuntimeError):
             f"{stats.min_step:.3g} to {stats.max_step:.3g}" if stats.accepted else "none accepted"
         )
         super().__init__(
-            f"{stats.status.name} at t = {stats.t:.6g}: {stats.status}. {detail}"
-            f"[{stats.accepted} steps accepted, sizes {last}; {stats.rejected} "
-            f"rejected; {stats.nfe} evaluations]"
+            f"{stats.status.name} at t = {stats.t:.6g}: {stats.status}. {detail}[{stats.accepted} "
+            f"steps accepted, sizes {last}; {stats.rejected} rejected; {stats.nfe} evaluations]"
         )
 
     def __reduce__(self):
@@ -620,9 +613,8 @@ class Solution(tuple):
         `odeint(..., dense=True)`."""
         if self.dense is None:
             raise ValueError(
-                "this solution kept no dense output: solve with "
-                "dense=True to interpolate between the points of "
-                "t_span"
+                "this solution kept no dense output: solve with dense=True to interpolate between "
+                "the points of t_span"
             )
         return self.dense(t)
 

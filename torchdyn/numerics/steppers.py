@@ -150,10 +150,8 @@ class RungeKutta(Stepper):
         self.adaptive = tableau.b_hat is not None if adaptive is None else adaptive
         if self.adaptive and not tableau.b_hat:
             raise ValueError(
-                f"{type(self).__name__} has no "
-                "embedded weights to estimate "
-                "its error with: wrap it, "
-                "Doubling(stepper)"
+                f"{type(self).__name__} has no embedded weights to estimate its error with: wrap "
+                "it, Doubling(stepper)"
             )
         self.fsal = tableau.fsal and not trainable
         self.interpolant = None if trainable else _floats(tableau.p)

@@ -52,9 +52,7 @@ def _collocation(c):
     return tuple(rows)
 
 
-def _hermite(
-    b,
-):
+def _hermite(b):
     """The cubic over the stages, where the first is the slope at the start and the last that at the
     end."""
     return tuple(

@@ -33,9 +33,7 @@ class Segment(NamedTuple):
     fresh: bool = False
 
 # %% ../../nbs/numerics/06_time_ranges.ipynb #35aaecc2
-def largest(
-    error,
-):
+def largest(error):
     "Index of the component in trouble: the first that is not finite, else the largest."
     size = error.detach().abs().nan_to_num(math.inf)
     return tuple(int(i) for i in torch.unravel_index(size.argmax(), size.shape))
