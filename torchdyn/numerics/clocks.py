@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .states import Status
-from .time_ranges import Segment, first
+from .time_ranges import Segment, first_step_size
 
 # %% ../../nbs/numerics/07_clocks.ipynb #e6cfa63e
 def adaptive_samples(self, f, x, times, stats):
@@ -28,7 +28,7 @@ def adaptive_samples(self, f, x, times, stats):
     memory = stepper.begin(f, t, x)
     control = self.controller.begin(stepper.error_order)
     if self.first_step is None:
-        dt = first(self, f, t, x, memory, sign, (t1 - t).abs())
+        dt = first_step_size(self, f, t, x, memory, sign, (t1 - t).abs())
     else:
         dt = torch.as_tensor(self.first_step, dtype=t.dtype, device=t.device).expand_as(t)
     dt = torch.maximum(dt, clock_resolution(t))

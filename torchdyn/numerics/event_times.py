@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIMPLE', 'BENT', 'LEAP', 'short_time', 'order_of_zero', 'vanishes', 'value_and_rate', 'flow', 'project_onto_event',
-           'judge', 'chosen', 'extrapolated', 'aslant_of']
+           'judge', 'condition_that_matters', 'extrapolated', 'aslant_of']
 
 # %% ../../nbs/numerics/27a_event_times.ipynb #f027f904
 import functools
@@ -168,7 +168,7 @@ def judge(watch, curve, s, which, past, plain):
     dt = clocks.read(curve.dt)
 
     def picked(e):
-        return chosen(watch, e, which)
+        return condition_that_matters(watch, e, which)
 
     def g(*fractions):
         return picked(watch.read(curve, *fractions))
@@ -201,7 +201,7 @@ def judge(watch, curve, s, which, past, plain):
     _mark(watch, curve, s, np.where(clean, d, far), hit & ~simple)
 
 
-def chosen(watch, e, which):
+def condition_that_matters(watch, e, which):
     "The condition that matters on each clock, `[..., C]`, positive before the event."
     return (watch.sides * e)[..., np.arange(watch.clocks.count), which]
 

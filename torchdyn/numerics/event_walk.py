@@ -21,7 +21,8 @@ from .dense import interpolant
 from .replay import Detached
 from .sensitivity import autograd
 from .states import Status
-from .event_times import BENT, LEAP, SIMPLE, aslant_of, chosen, extrapolated
+from .event_times import BENT, LEAP, SIMPLE, aslant_of, condition_that_matters
+from .event_times import extrapolated
 from .event_times import flow, project_onto_event
 from .crossings import CLOSE, EventMonitor
 from .conditions import Clocks, Conditions, lifted, to_numpy
@@ -226,7 +227,7 @@ def _retake(walk, watch, start, at_event):
         fractions = [1 - i * gap for i in (1, 2, 3, 4)]
         places = clocks.inside(curve, *fractions)
         ahead = (
-            chosen(
+            condition_that_matters(
                 watch, watch.conditions.read(*((s, y.detach()) for s, y in places)), watch.k
             ).min(0)
             > 0

@@ -17,7 +17,8 @@ from .equations import Residual
 from .roots import implicit
 from .steppers import Step, Stepper, advance, marked, weighted_sum
 from .tableaus import Tableau
-from .jacobians import blocks, inverse_of, like, linearize, real, sample_shape
+from .jacobians import blocks, inverse_of, shaped_like, linearize, real
+from .jacobians import sample_shape
 
 # %% ../../nbs/numerics/24_implicit_stages.ipynb #287debc9
 class Blocks(NamedTuple):
@@ -199,7 +200,7 @@ class StageBlock:
         return torch.cat([real(k).reshape(self.frame.samples, -1) for k in slopes], 1)
 
     def split(self, K):
-        return [like(k, self.frame.x) for k in K.chunk(len(self.rows), 1)]
+        return [shaped_like(k, self.frame.x) for k in K.chunk(len(self.rows), 1)]
 
     def states(self, K):
         "Where the field is evaluated for these slopes."

@@ -17,7 +17,7 @@ from .control import Controller, Tolerance
 from .dense import basis, interpolant
 from .states import Stats, Status
 from .steppers import Step, Stepper
-from .time_ranges import Segment, between_stops, first, largest
+from .time_ranges import Segment, between_stops, first_step_size, worst_component
 from .clocks import adaptive_samples, fixed_samples
 
 # %% ../../nbs/numerics/08_integrate.ipynb #ca824279
@@ -122,7 +122,7 @@ def _adaptive(self, f, x, times, stats):
     sign = math.copysign(1, t1 - t)
     memory = stepper.begin(f, t, x)
     control = self.controller.begin(stepper.error_order)
-    dt = self.first_step or first(self, f, t, x, memory, sign, abs(t1 - t))
+    dt = self.first_step or first_step_size(self, f, t, x, memory, sign, abs(t1 - t))
     if not dt > 0:
         return _fail(stats, Status.NON_FINITE, t)
     dt = max(dt, 4 * math.ulp(t))
@@ -151,7 +151,7 @@ def _adaptive(self, f, x, times, stats):
         resolution = 4 * math.ulp(t)  # of the clock where it stands
         too_small = max(proposal, self.min_step) < resolution
         if too_small or not accept and size <= self.min_step:
-            stats.worst = largest(step.error)
+            stats.worst = worst_component(step.error)
             return _fail(stats, _why_stuck(ratio, step), t)
         dt = proposal
 
