@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo "make cookbook   train a neural ODE on real digits: the quickstart, executed, in runs/quickstart/"
 	@echo "make test       run every notebook as the test suite"
-	@echo "                  NB=nbs/numerics/03_steppers.ipynb   only this notebook"
+	@echo "                  NB=nbs/numerics/05_steppers.ipynb   only this notebook"
 	@echo "                  FLAGS=slow                 also the cells marked '#| slow' (or 'slow cuda')"
 	@echo "                  LIMIT=1800                 seconds of CPU time for a notebook (900 by default, 3600 with FLAGS)"
 	@echo "make docs       render the site to _docs/, with README.md, and check its links"

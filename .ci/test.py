@@ -1,7 +1,7 @@
 """The test suite: the package is what the notebooks export, they are clean, and each of them runs.
 
     python .ci/test.py                              everything
-    python .ci/test.py nbs/numerics/03_steppers.ipynb        these notebooks only
+    python .ci/test.py nbs/numerics/05_steppers.ipynb        these notebooks only
     python .ci/test.py --flags slow                 also the cells marked `#| slow`
     python .ci/test.py --limit 600                  more CPU time for each notebook
 

@@ -9,6 +9,7 @@ __all__ = ['generate_moons', 'generate_spirals', 'generate_concentric_spheres', 
 
 # %% ../nbs/tools/70_datasets.ipynb #b349f497
 import math
+
 import torch
 from torch import Tensor
 

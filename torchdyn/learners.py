@@ -13,9 +13,9 @@ from typing import Callable
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map
+from .numerics.outcomes import Solution
 
 from .core.neuralde import ODEProblem, states_alone
-from .numerics.states import Solution
 
 # %% ../nbs/tools/71_learners.ipynb #340eaeb7
 def _find_lightning():

@@ -14,8 +14,7 @@ from itertools import chain
 import numpy as np
 import torch
 from torch import nn
-
-from .numerics.states import VectorField
+from .numerics.fields import VectorField
 
 # %% ../nbs/tools/72_plotting.ipynb #61cc35b6
 palette = (

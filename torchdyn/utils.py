@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .plot import plot_2D_depth_trajectory, plot_2D_space_depth, plot_2D_state_space
-from .plot import plot_2d_boundary, plot_3D_dataset, plot_static_vector_field
+from .plot import plot_2d_boundary, plot_2D_depth_trajectory, plot_2D_space_depth
+from .plot import plot_2D_state_space, plot_3D_dataset, plot_static_vector_field
 from .plot import plot_traj_vf_1D
 
 # %% ../nbs/rooms/95_older_utils.ipynb #31981b2c

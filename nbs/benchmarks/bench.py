@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
-
 from workloads import BASE, PEERS, TWO_THREADS, WORKLOADS, data, variants
 
 HERE = Path(__file__).resolve().parent

@@ -18,7 +18,6 @@ import time
 import warnings
 
 import numpy as np
-
 from workloads import Workload
 
 

@@ -12,16 +12,16 @@ import math
 
 import torch
 from torch import Tensor
+from ..numerics.outcomes import Status
+from ..numerics.steps import weighted_sum
 
-from ..numerics.control import initial_step
-from ..numerics.clocks import clock_resolution
-from ..numerics.states import Status
-from ..numerics.steppers import weighted_sum
-from .graph_loop import Loop
 from .compiled_points import Points, SamplePoints, columns_of
-from .lower import SafeField, has_own_stages_only, is_stock_runge_kutta, sized
 from .compiled_steps import as_graph_leaf, as_tensors, solve_setting
+from .graph_loop import Loop
+from .lower import SafeField, has_own_stages_only, is_stock_runge_kutta, sized
 from .programs import stepper_key
+from ..numerics.clocks import clock_resolution
+from ..numerics.control import initial_step
 
 # %% ../../nbs/compile/35_compiled_loop.ipynb #1d504c85
 def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carry):

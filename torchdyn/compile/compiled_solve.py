@@ -14,15 +14,15 @@ import warnings
 from typing import Callable
 
 import torch
+from ..numerics.fields import VectorField
 
-from ..numerics.sensitivity import SENSITIVITIES
-from ..numerics.states import VectorField
-from .compiled_steps import CompiledStepper, KnownRatio, solve_setting
 from .compiled_loop import FRESH, adaptive_loop, is_packed, loopable
 from .compiled_loop import run_until_done, simple
-from .lower import SafeField, size_hint, sized
+from .compiled_steps import CompiledStepper, KnownRatio, solve_setting
 from .graph_loop import carried, mode
+from .lower import SafeField, size_hint, sized
 from .programs import reason, record_of, stepper_key
+from ..numerics.sensitivity import SENSITIVITIES
 
 # %% ../../nbs/compile/36_compiled_solve.ipynb #c8edb2fe
 def _listed_step(setting, stepper, keep, plan, carry):

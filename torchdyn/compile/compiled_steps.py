@@ -9,12 +9,12 @@ __all__ = ['CompiledStepper', 'KnownRatio', 'as_graph_leaf', 'solve_setting', 'a
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
+from ..numerics.fields import VectorField
+from ..numerics.steps import Step, Stepper
 
-from ..numerics.replay import Detached
-from ..numerics.states import VectorField
-from ..numerics.steppers import Step, Stepper
 from .lower import compiled_step, has_own_stages_only, lower
 from .programs import stepper_key
+from ..numerics.replay import Detached
 
 # %% ../../nbs/compile/33_compiled_steps.ipynb #1a911e09
 class CompiledStepper(Stepper):

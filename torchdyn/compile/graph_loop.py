@@ -11,8 +11,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from ..numerics.replay import once_differentiable
 from .lower import lower, mutates, requires_grad, size_hint
+from ..numerics.replay import once_differentiable
 
 # %% ../../nbs/compile/31_graph_loop.ipynb #2b0039f8
 # numbers in the buffers of one call: what a cache holds, or, for states that are themselves too

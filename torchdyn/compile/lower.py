@@ -13,9 +13,10 @@ import logging
 
 import torch
 from torch import Tensor
+from ..numerics.fields import VectorField
+from ..numerics.steps import Stepper
 
-from ..numerics.states import VectorField
-from ..numerics.steppers import RungeKutta, Stepper
+from ..numerics.steppers import RungeKutta
 
 # %% ../../nbs/compile/30_lower.ipynb #701e01b7
 class SafeField(VectorField):

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from ..numerics.fields import VectorField, announced, args_for, call_form
+from ..numerics.outcomes import Solution
 
 from ..numerics.control import Tolerance
-from ..numerics.arguments import as_stepper
 from ..numerics.odeint import odeint
 from ..numerics.refusals import as_sensitivity, unknown_options
 from ..numerics.replay import parameters_of
-from ..numerics.states import Solution, VectorField, announced, args_for, call_form
-from ..numerics.steppers import STEPPERS
+from ..numerics.steppers import STEPPERS, as_stepper
 
 # %% ../../nbs/core/40_neural_ode.ipynb #0458b148
 class HigherOrder(nn.Module):

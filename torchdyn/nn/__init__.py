@@ -7,9 +7,9 @@ __all__ = ['DepthCat', 'Basis', 'Fourier', 'Polynomial', 'Chebyshev', 'Chebychev
            'BSpline', 'PiecewiseConstant', 'GalLinear', 'GalConv2d', 'Stacked', 'Hypernet', 'DataControl', 'Augmenter']
 
 # %% ../../nbs/rooms/93_nn.ipynb #7ff88ae7
-from .depth import DepthCat, Basis, Fourier, Polynomial, Chebyshev, Chebychev
-from .depth import GaussianRBF, MultiquadRBF, VanillaRBF, BSpline, PiecewiseConstant
-from .depth import GalLinear, GalConv2d, Stacked, Hypernet, DataControl, Augmenter
+from .depth import Augmenter, Basis, BSpline, Chebychev, Chebyshev, DataControl
+from .depth import DepthCat, Fourier, GalConv2d, GalLinear, GaussianRBF, Hypernet
+from .depth import MultiquadRBF, PiecewiseConstant, Polynomial, Stacked, VanillaRBF
 
 _all_ = [
     "DepthCat",

@@ -14,8 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from ..numerics.states import current_control, current_depth
+from ..numerics.fields import current_control, current_depth
 
 # %% ../../nbs/nn/50_depth_variance.ipynb #55c617d3
 class DepthCat(nn.Module):

@@ -19,37 +19,40 @@ __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'current
            'odeint_event', 'odeint_hybrid']
 
 # %% ../../nbs/rooms/91_numerics.ipynb #cfcc51a4
-from .states import Solution, SolverError, Stats, Status, VectorField
-from .states import current_control, current_depth, ravel_state, rms_norm
-from .systems import Bernoulli, Cosine, Exponential, FallingBall, Lorenz
-from .systems import LotkaVolterra, Oscillator, Pendulum, Robertson, VanDerPol
-from .steppers import BogackiShampine32, CashKarp45, DormandPrince45
-from .steppers import DormandPrince853, Doubling, Euler, Fehlberg12, Heun, Heun3
-from .steppers import Kutta3, Midpoint, Ralston, Ralston3, RungeKutta
-from .steppers import RungeKutta2, RungeKutta4, SSPRK3, Step, Stepper, STEPPERS
-from .steppers import ThreeEighths, Tsitouras45, observed_order
-from .tableaus import Tableau, check_tableau, tableau
+from .fields import VectorField, current_control, current_depth
+from .outcomes import Solution, SolverError, Stats, Status
+from .steps import Step, Stepper
+
+from .conditions import Event
 from .control import Controller, IController, PIController, PIDController
 from .control import Tolerance
 from .dense import DenseSolution, Interpolant
-from .integrate import Integrator, Problem, integrate
-from .time_ranges import Segment
-from .sensitivity import SENSITIVITIES
-from .gradcheck import check_gradients
-from .odeint import odeint
-from .root_solvers import Anderson, Armijo, Broyden, LineSearch, Newton
-from .root_solvers import NewtonKrylov, Picard, RootSolver
-from .roots import Root, RootError, ROOT_SOLVERS, fixed_point, implicit, root_find
-from .implicit_stages import ImplicitRungeKutta
-from .jacobians import jacobian
-from .rosenbrock import Rodas4, Rosenbrock23
-from .stiff import Gauss4, ImplicitEuler, ImplicitMidpoint, Kvaerno3, Kvaerno5
-from .stiff import RadauIIA3, RadauIIA5, SDIRK2, TRBDF2, Trapezoid
-from .conditions import Event
 from .events import EventCallback, EventError, HybridSolution, odeint_event
 from .events import odeint_hybrid
 from .geometric import AsynchronousLeapfrog, Leapfrog, Reversible, ReversibleHeun
-from .geometric import Ruth3, Separable, Symplectic, Yoshida4, odeint_symplectic
+from .geometric import Ruth3, Separable, Symplectic, Yoshida4
+from .gradcheck import check_gradients
+from .implicit_stages import ImplicitRungeKutta
+from .integrate import Integrator, Problem, integrate
+from .jacobians import jacobian
+from .odeint import odeint, odeint_symplectic
+from .root_solvers import Anderson, Armijo, Broyden, LineSearch, Newton
+from .root_solvers import NewtonKrylov, Picard, RootSolver
+from .roots import ROOT_SOLVERS, Root, RootError, fixed_point, implicit, root_find
+from .rosenbrock import Rodas4, Rosenbrock23
+from .sensitivity import SENSITIVITIES
+from .states import ravel_state, rms_norm
+from .steppers import SSPRK3, STEPPERS, BogackiShampine32, CashKarp45
+from .steppers import DormandPrince45, DormandPrince853, Doubling, Euler
+from .steppers import Fehlberg12, Heun, Heun3, Kutta3, Midpoint, Ralston
+from .steppers import Ralston3, RungeKutta, RungeKutta2, RungeKutta4
+from .steppers import ThreeEighths, Tsitouras45, observed_order
+from .stiff import SDIRK2, TRBDF2, Gauss4, ImplicitEuler, ImplicitMidpoint
+from .stiff import Kvaerno3, Kvaerno5, RadauIIA3, RadauIIA5, Trapezoid
+from .systems import Bernoulli, Cosine, Exponential, FallingBall, Lorenz
+from .systems import LotkaVolterra, Oscillator, Pendulum, Robertson, VanDerPol
+from .tableaus import Tableau, check_tableau, tableau
+from .time_ranges import Segment
 
 # %% ../../nbs/rooms/91_numerics.ipynb #ff7caef1
 _all_ = [

@@ -12,23 +12,27 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from .dense import basis
-from .integrals import Integrals
-from .integrate import Integrator, Problem, integrate
 from .adjoint_states import Backsolve, InterpolantLog, InterpolatedState
 from .continuous_gradients import Continuous
-from .replay import Detached, differentiable_tensors
+from .dense import basis
 from .discrete_gradients import Discrete, ReversedTrail, Trail
+from .integrals import Integrals
+from .integrate import Integrator, Problem, integrate
+from .replay import Detached, differentiable_tensors
 from .time_gradients import EndGradient, TimeGradient
 
 # %% ../../nbs/numerics/15_sensitivity.ipynb #43e51eb7
 # names that stood here before
-from .adjoint_states import Pair  # noqa: F401
-from .adjoint_states import pullback  # noqa: F401
+from torchdyn.numerics.adjoint_states import (
+    Pair,  # noqa: F401
+    pullback,  # noqa: F401
+)
 from .continuous_gradients import ParameterGradient  # noqa: F401
-from .replay import CallerContext  # noqa: F401
-from .replay import once_differentiable  # noqa: F401
-from .replay import parameters_of  # noqa: F401
+from torchdyn.numerics.replay import (
+    CallerContext,  # noqa: F401
+    once_differentiable,  # noqa: F401
+    parameters_of,  # noqa: F401
+)
 
 # %% ../../nbs/numerics/15_sensitivity.ipynb #ff9c4268
 def autograd(
