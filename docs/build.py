@@ -1,8 +1,14 @@
-"""Render the notebooks as a site in `_docs/`. Nothing is run: a page shows the outputs stored in its notebook.
+"""Render the notebooks as a site in `_docs/`. No cell is run: a page shows the outputs stored in
+its notebook.
 
-Three steps: each notebook becomes a page's notebook (pages.py), smalldocs makes HTML of them, and the pages are made to work without a network.
+Four steps: each notebook becomes a page's notebook (pages.py), the index of the API is written
+beside them (api.py), smalldocs makes HTML of them, and the pages are made to work without a
+network.
 """
+
+import html
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -10,9 +16,11 @@ import time
 from pathlib import Path
 
 import yaml
+from api import write_api
 from execnb.nbio import write_nb
 from nbdev.config import get_config
 from pages import make_page, page_name
+from tex import plain_formula
 
 HERE = Path(__file__).resolve().parent
 GROUPS = {  # folders of nbs/ in the order of the menu, and what it calls them
@@ -30,12 +38,14 @@ GROUPS = {  # folders of nbs/ in the order of the menu, and what it calls them
 
 
 def group(path):
-    "The part of the menu that a notebook, given relative to nbs/, stands in; None for the front page."
-    return GROUPS.get(path.parts[0], path.parts[0].capitalize()) if len(path.parts) > 1 else None
+    "The part of the menu that a notebook in nbs/ stands in; None for the front page."
+    if len(path.parts) == 1:
+        return None
+    return GROUPS.get(path.parts[0], path.parts[0].capitalize())
 
 
 def write_pages(stage, settings):
-    "Write a page's notebook for each notebook, and copy what lies beside them; returns the sidebar."
+    "Write a page for each notebook, and copy what lies beside them; returns the sidebar."
     sidebar = {name: [] for name in (None, *GROUPS.values())}
     for source in sorted(settings.nbs_path.rglob("*")):
         path = source.relative_to(settings.nbs_path)
@@ -45,16 +55,21 @@ def write_pages(stage, settings):
         if path.suffix == ".ipynb":
             target = stage / f"{page_name(path)}.ipynb"
             if target.exists():
-                sys.exit(f"two notebooks want the page {page_name(path)}.html; the second is {path}")
+                page = f"{page_name(path)}.html"
+                sys.exit(f"two notebooks want the page {page}; the second is {path}")
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix != ".ipynb":
             shutil.copy(source, target)
             continue
         page, title = make_page(source, settings)
         write_nb(page, target)
-        sidebar.setdefault(group(path), []).append({"text": title, "href": target.relative_to(stage).as_posix()})
+        entry = {"text": title, "href": target.relative_to(stage).as_posix()}
+        sidebar.setdefault(group(path), []).append(entry)
     front = sidebar.pop(None)
-    return front + [{"section": name, "contents": pages} for name, pages in sidebar.items() if pages]
+    # with an anchor it is a link: the page after the front page is the first tutorial
+    api = {"text": "API", "href": f"{write_api(stage, settings)}#top"}
+    sections = [{"section": name, "contents": pages} for name, pages in sidebar.items() if pages]
+    return [*front, api, *sections]
 
 
 def render(stage, sidebar, output):
@@ -63,13 +78,16 @@ def render(stage, sidebar, output):
         import smalldocs.layout
         import smalldocs.site
     except ImportError:
-        sys.exit("smalldocs is missing: it needs Python 3.11 or newer (make clean, then make docs PYTHON=python3.12)")
+        sys.exit(
+            "smalldocs is missing: it needs Python 3.11 or newer "
+            "(make clean, then make docs PYTHON=python3.12)"
+        )
 
     site = yaml.safe_load((HERE / "site.yml").read_text())
     site["project"]["output-dir"] = str(output)
     site["website"]["sidebar"] = {"style": "docked", "contents": sidebar}
     (stage / "_smalldocs.yml").write_text(json.dumps(site))  # JSON is YAML too
-    for name in ("style.css", "open-in-colab.svg", "favicon.svg"):
+    for name in ("style.css", "scheme.html", "open-in-colab.svg", "favicon.svg"):
         shutil.copy(HERE / name, stage)
     done = smalldocs.site.build(stage, quiet=True)
     for warning in done.warnings:
@@ -82,7 +100,30 @@ def localize(output, katex):
     shutil.copytree(HERE / "katex", output / "katex")
     for page in output.rglob("*.html"):
         up = "../" * (len(page.relative_to(output).parts) - 1)
-        page.write_text(page.read_text().replace(katex, f"{up}katex"))
+        page.write_text(plain_menu(page.read_text().replace(katex, f"{up}katex")))
+
+
+def without_tex(text):
+    "A heading as smalldocs has it in menus, where formulas lost their dollars, as plain text."
+    return plain_formula(text) if "\\" in text else text
+
+
+def plain_menu(page):
+    "Turn TeX in the table of contents of a page into plain text."
+
+    def entry(found):
+        return found[1] + html.escape(without_tex(html.unescape(found[2]))) + found[3]
+
+    return re.sub(r'(<a [^>]*\bid="toc-[^>]*>)([^<]*)(</a>)', entry, page)
+
+
+def plain_search(output):
+    "Turn TeX in the headings that the search shows into plain text."
+    path = output / "search.json"
+    found = json.loads(path.read_text())
+    for place in found:
+        place["section"] = without_tex(place["section"])
+    path.write_text(json.dumps(found, ensure_ascii=False))
 
 
 def main():
@@ -93,8 +134,12 @@ def main():
         sidebar = write_pages(Path(stage), settings)
         katex = render(Path(stage), sidebar, output)
     localize(output, katex)
+    plain_search(output)
     pages = len(list(output.rglob("*.html")))
-    print(f"{pages} pages in {output.name}/, made in {time.monotonic() - start:.0f} s. To read them: python -m http.server -d {output.name}")
+    print(
+        f"{pages} pages in {output.name}/, made in {time.monotonic() - start:.0f} s. "
+        f"To read them: python -m http.server -d {output.name}"
+    )
 
 
 if __name__ == "__main__":

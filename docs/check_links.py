@@ -1,7 +1,9 @@
-"""Check the site in `_docs/`: every link inside it leads somewhere, and no page loads anything from another host.
+"""Check the site in `_docs/`: every link inside it leads somewhere, no page loads anything from
+another host, and every picture has a text.
 
     python docs/check_links.py [FOLDER]
 """
+
 import re
 import sys
 from html.parser import HTMLParser
@@ -10,15 +12,28 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from nbdev.config import get_config
 
-LOADS = {"script": "src", "link": "href", "img": "src", "source": "src", "iframe": "src", "video": "src", "audio": "src", "object": "data", "embed": "src"}
+LOADS = {
+    "script": "src",
+    "link": "href",
+    "img": "src",
+    "source": "src",
+    "iframe": "src",
+    "video": "src",
+    "audio": "src",
+    "object": "data",
+    "embed": "src",
+}
 
 
 class Page(HTMLParser):
-    "The ids, the links (`<a href>`) and the loaded addresses (scripts, styles, fonts, images) of one page."
+    "The ids, links (`<a href>`) and loaded addresses (scripts, styles, images) of a page."
 
     def __init__(self, html):
         super().__init__()
-        self.ids, self.links, self.loads = {"", "top"}, [], []
+        self.ids = {"", "top"}
+        self.links = []
+        self.loads = []
+        self.without_text = 0  # pictures that say nothing to who cannot see them
         self.in_style = False
         self.feed(html)
 
@@ -27,6 +42,8 @@ class Page(HTMLParser):
         self.ids.add(attrs.get("id") or attrs.get("name"))
         if tag == "a" and attrs.get("href"):
             self.links.append(attrs["href"])
+        if tag == "img" and not attrs.get("alt"):
+            self.without_text += 1
         if tag in LOADS and attrs.get(LOADS[tag]):
             self.loads.append(attrs[LOADS[tag]])
         self.loads += urls(attrs.get("style") or "")
@@ -62,6 +79,8 @@ def problems(root, own_site):
             elif not re.match(r"data:|#", address) and not target(path, address)[0].is_file():
                 yield f"{path.relative_to(root)} loads a missing file: {address}"
     for path, page in pages.items():
+        if page.without_text:
+            yield f"{path.relative_to(root)} has pictures without a text: {page.without_text}"
         for address in page.links:
             if address.startswith(own_site):
                 yield f"{path.relative_to(root)} links to its own site from outside: {address}"

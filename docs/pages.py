@@ -1,45 +1,58 @@
 """A notebook made into a page of the site.
 
-Hidden cells and `#|` lines go. Names in backticks become links, and so do links to other notebooks; a collapsed callout becomes `<details>`;
-each exported definition gets an anchor and a link to its source. Everything else, stored outputs included, stays as it is.
+Hidden cells and `#|` lines go. Names in backticks become links, and so do links to other notebooks;
+a collapsed callout becomes `<details>`; each exported definition gets an anchor and a link to its
+source; a picture gets its size and a text. Everything else, stored outputs included, stays as it
+is.
 """
+
 import ast
 import re
 from pathlib import Path
 
 from execnb.nbio import mk_cell
+from figures import Place, show_figures
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import NBProcessor
 from nbdev.showdoc import showdoc_nm
+from tex import plain
 
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 DEFINITIONS = ast.FunctionDef, ast.ClassDef
 
 
 def page_name(path):
-    "Where a notebook's page is, without its ending: `tutorials/01_quickstart.ipynb` becomes `tutorials/quickstart`, as nbdev's links have it."
+    """Where a notebook's page is, without its ending: `tutorials/01_quickstart.ipynb` becomes
+    `tutorials/quickstart`, as nbdev's links have it."""
     return re.sub(r"(^|/)\d+[a-zA-Z0-9]*_", r"\1", Path(path).with_suffix("").as_posix().lower())
 
 
 def title(source):
-    "Take `# Title` and the `> subtitle` below it out of a page's first text; returns both, and the text that is left."
+    """Take `# Title` and the `> subtitle` below it out of a page's first text; returns both, and
+    the text that is left."""
     found = re.match(r"\s*# +(.+)\n?((?:\s*> ?.*\n?)*)", source)
     subtitle = " ".join(re.findall(r"> ?(.*)", found[2]))
-    return {"title": found[1].strip(), "description": subtitle}, source[found.end():]
+    return {"title": plain(found[1]), "description": subtitle}, source[found.end() :]
 
 
 def link(source, site, notebook_url):
-    "Make the links of a text work on the site: to notebooks, to names in backticks, the Colab badge."
+    "Make the links of a text work on the site: to notebooks, to names in backticks, to Colab."
+
     def to_page(found):
         return f"]({page_name(found[1])}.ipynb"
 
     source = re.sub(r"\]\((?!\w+:)([^)\s]+)\.ipynb", to_page, source)
-    source = re.sub(rf"(\[!\[[^\]]*\]\(){re.escape(BADGE)}(\)\]\([^)]*\))", rf"\1/open-in-colab.svg\2 [Notebook]({notebook_url})", source)
+    source = re.sub(
+        rf"(\[!\[[^\]]*\]\(){re.escape(BADGE)}(\)\]\([^)]*\))",
+        rf"\1/open-in-colab.svg\2 [Notebook]({notebook_url})",
+        source,
+    )
     return (NbdevLookup().linkify(source) or "").replace(f"]({site}/", "](/")
 
 
 class Callouts:
-    "Turns `::: {.callout-tip collapse=\"true\" title=\"Solution 1\"}` ... `:::`, which may span cells, into `<details>`."
+    """Turns `::: {.callout-tip collapse="true" title="Solution 1"}` ... `:::`, which may span
+    cells, into `<details>`."""
 
     def __init__(self):
         self.open = []  # for each `:::` not closed yet: is it a collapsed callout?
@@ -59,47 +72,67 @@ class Callouts:
         return "\n".join(kept)
 
     def head(self, kind, attributes, lines):
-        "The first line of a collapsed callout; its name is its title, else the heading it starts with, else its kind."
+        """The first line of a collapsed callout; its name is its title, else the heading it starts
+        with, else its kind."""
         named = re.search(r"title=\"([^\"]*)\"", attributes)
         heading = re.match(r"\s*#+ +(.*)", next(filter(str.strip, lines), ""))
         if heading and not named:
             while not lines.pop(0).strip():
                 pass
         name = named or heading
-        return f'<details class="callout-{kind}"><summary>{name[1] if name else kind.capitalize()}</summary>\n'
+        name = name[1] if name else kind.capitalize()
+        return f'<details class="callout-{kind}"><summary>{name}</summary>\n'
+
+
+def methods(node):
+    "The names of the methods that a class defines; of a function none."
+    if not isinstance(node, ast.ClassDef):
+        return []
+    return [part.name for part in node.body if isinstance(part, ast.FunctionDef)]
 
 
 def definitions(source):
-    "A line with the names that an exported cell defines: an anchor for each and for its methods, and a link to the source."
-    names, urls = [], []
+    """A line with the names that an exported cell defines: an anchor for each and for its methods,
+    and a link to the source."""
+    names = []
+    urls = []
     for node in ast.parse(source).body:
         if isinstance(node, DEFINITIONS):
             name = showdoc_nm(node)
-            methods = [part.name for part in node.body if isinstance(node, ast.ClassDef) and isinstance(part, ast.FunctionDef)]
-            anchors = "".join(f'<span id="{name.lower()}.{method.lower()}"></span>' for method in methods)
+            anchors = [f"{name.lower()}.{method.lower()}" for method in methods(node)]
+            anchors = "".join(f'<span id="{anchor}"></span>' for anchor in anchors)
             names.append(f'<code id="{name.lower()}">{anchors}{name}</code>')
             urls.append(NbdevLookup().code(name))
-    link = f'<a href="{urls[0]}">source</a>' if names and urls[0] else ""
-    return f'<div class="definition"><span>{" ".join(names)}</span>{link}</div>' if names else ""
+    if not names:
+        return ""
+    link = f'<a href="{urls[0]}">source</a>' if urls[0] else ""
+    return f'<div class="definition"><span>{" ".join(names)}</span>{link}</div>'
 
 
 def make_page(path, settings):
     "The notebook at `path` as a notebook that holds what its page shows, with its title in front."
     site = settings.doc_host + settings.doc_baseurl.rstrip("/")
-    notebook_url = f"{settings.git_url}/blob/{settings.branch}/{path.relative_to(settings.config_path).as_posix()}"
-    callouts, cells, front = Callouts(), [], {}
+    address = path.relative_to(settings.config_path).as_posix()
+    notebook_url = f"{settings.git_url}/blob/{settings.branch}/{address}"
+    callouts = Callouts()
+    place = Place()
+    cells = []
+    front = {}
     nb = NBProcessor(path).nb  # this also takes the `#|` lines off the cells
     for cell in nb.cells:
         if "hide" in cell.directives_ or not cell.source.strip():
             continue
         if cell.cell_type == "markdown":
+            place.read(cell.source)
             if not front and cell.source.lstrip().startswith("# "):
                 front, cell.source = title(cell.source)
             cell.source = callouts(link(cell.source, site, notebook_url))
         elif cell.cell_type == "code":
             if "export" in cell.directives_ and (line := definitions(cell.source)):
                 cells.append(mk_cell(line, "markdown"))
-            cell.source = f"#| code-line-numbers: true\n{cell.source}"  # gives each line a span: style.css wraps lines, and hides the numbers
+            show_figures(cell, place)
+            # gives each line a span: style.css wraps lines, and hides the numbers
+            cell.source = f"#| code-line-numbers: true\n{cell.source}"
         cells.append(cell)
     head = "---\n" + "".join(f"{key}: {value!r}\n" for key, value in front.items() if value) + "---"
     nb.cells = [mk_cell(head, "raw"), *cells]
