@@ -16,9 +16,10 @@ from ..numerics.outcomes import Status
 from ..numerics.steps import weighted_sum
 
 from .compiled_points import Points, SamplePoints, columns_of
-from .compiled_steps import as_graph_leaf, as_tensors, solve_setting
+from .compiled_steps import as_graph_leaf, as_tensors, size_class, solve_setting
+from .compiled_steps import open_batch
 from .graph_loop import Loop
-from .lower import SafeField, has_own_stages_only, is_stock_runge_kutta, sized
+from .lower import SafeField, is_stock_runge_kutta, sized
 from .programs import stepper_key
 from ..numerics.clocks import clock_resolution
 from ..numerics.control import initial_step
@@ -149,11 +150,14 @@ def run_until_done(problem, record, kind, function, inputs, carry, kept, graph, 
     past = itertools.repeat(0.0)
     while True:
         if torch.is_grad_enabled():
-            carry = [carry[0], *(as_graph_leaf(v) if graph else v for v in carry[1:])]
+            states = [as_graph_leaf(v) if graph else v for v in carry[1:]]
         else:
-            carry = [carry[0], *(v.detach() for v in carry[1:])]
+            states = [v.detach() for v in carry[1:]]
+        carry = [carry[0], *states]
         record.tally = tally = [problem.stats]
-        out = record.run(kind, function, functools.partial(Loop, kept), (*inputs, carry))
+        build = functools.partial(Loop, kept)
+        with open_batch(states):
+            out = record.run(kind, function, build, (*inputs, carry))
         if out is None:
             record.count(counted[0] - field.nfe)
             field.nfe, field.jacobians = counted
@@ -216,11 +220,14 @@ def adaptive_loop(problem, x, record, graph):
         span,
     )
     carry = [clock, x, *[torch.zeros_like(x)] * stepper.fsal]
+    if per_sample:
+        torch._dynamo.maybe_mark_dynamic(clock, 1)
+        torch._dynamo.maybe_mark_dynamic(span, 1)
     kept = len(carry) * (torch.is_grad_enabled() or points.inner) + len(
         columns_of(stepper, points.curve)
     )
     opening = (stepper.fsal or choose) + choose
-    kind = *stepper_key("loop", stepper), *flags
+    kind = *stepper_key("loop", stepper), *flags, size_class(x)
     for carry, kept in run_until_done(
         problem, record, kind, _advance, inputs, carry, kept, graph, opening
     ):
@@ -261,7 +268,7 @@ def loopable(problem, x):
     if len(problem.times) <= 2:
         return True
     if stepper.interpolant is not None and not integrator.hermite:
-        return has_own_stages_only(stepper)
+        return not stepper.extends
     return stepper.fsal  # the cubic needs the slopes at both ends
 
 

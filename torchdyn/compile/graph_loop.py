@@ -53,7 +53,10 @@ class Loop:
             for row in (made, begun, self.kept[: self.m] if torch.is_grad_enabled() else made)
         ):
             raise RuntimeError("the field leaves tensors behind, or the state changes its shape")
+        # of the solves that share this program, whose states may be larger or smaller
         numbers = max(1, sum(size_hint(v.numel()) for v in self.kept))
+        if numbers > 64:
+            numbers = max(512, numbers)
         self.room = max(4, min(32, _ROOMY // numbers), _ROOM // numbers)
         # in PyTorch's own operations, chosen for parameters that want gradients
         self.step = _traced(gm, given, torch.is_grad_enabled())

@@ -135,6 +135,7 @@ class _Record:
         try:
             with _tracing():
                 if kind not in self.programs:
+                    _log.info("compiling the %s of a solve, which takes a while", kind[0])
                     backend = functools.partial(self.build, build)
                     self.programs[kind] = torch.compile(
                         _fresh_copy(function), fullgraph=True, backend=backend

@@ -19,7 +19,8 @@ from ..numerics.outcomes import Solution
 
 from ..numerics.control import Tolerance
 from ..numerics.odeint import odeint
-from ..numerics.refusals import as_sensitivity, unknown_options
+from ..numerics.refusals import unknown_options
+from ..numerics.sensitivity import as_sensitivity
 from ..numerics.replay import parameters_of
 from ..numerics.steppers import STEPPERS, as_stepper
 
@@ -129,6 +130,7 @@ _OPTIONS = {
     for p in inspect.signature(odeint).parameters.values()
     if p.name not in _GIVEN_TO_A_SOLVE and p.kind is not p.VAR_KEYWORD
 }
+_WITH_FUNCTIONS = ("integral_loss", "integrals", "events", "t_stops")
 _BY_PLACE = (
     "solver",
     "order",
@@ -235,8 +237,8 @@ class ODEProblem(nn.Module):
             return super().__setattr__(name, as_stepper(value))
         if name == "sensitivity":
             as_sensitivity(value)  # is it one?
-        if name == "integral_loss":
-            self._register(value)
+        if name in _WITH_FUNCTIONS:
+            self._register({**self.options, name: value})
         super().__setattr__("options", {**self.options, name: value})
 
     def __getattr__(self, name):
@@ -244,10 +246,11 @@ class ODEProblem(nn.Module):
             return super().__getattr__(name)
         return self.options.get(name, _OPTIONS[name].default)
 
-    def _register(self, integral_loss):
-        "The modules among the integrands are part of the model, unless they are made of its field."
-        modules = [g for g in tree_leaves(integral_loss) if isinstance(g, nn.Module)]
-        own = [g for g in modules if not _made_of(g, self.vf)]
+    def _register(self, options):
+        """The modules among integrands, conditions and jumps are part of the model, unless they are
+        made of its field."""
+        given = tree_leaves([options.get(name) for name in _WITH_FUNCTIONS])
+        own = [g for g in given if isinstance(g, nn.Module) and not _made_of(g, self.vf)]
         self._modules.pop("integrands", None)
         if own:
             self.integrands = nn.ModuleList(own)
@@ -301,7 +304,9 @@ class _AddedForward(_Added):
 
 def states_alone(solution: Solution) -> Any:  # its states, in their nest
     """The states of a solution that nobody will see. Differentiating them also gives the gradient
-    of its integrals."""
+    of its `integral_loss`, unless it was asked for at all times, to be read."""
+    if solution.integrals is not None:
+        return solution.x
     integrals = [
         v for v in tree_leaves(solution.integral_loss) if v is not None and v.requires_grad
     ]

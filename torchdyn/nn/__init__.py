@@ -7,9 +7,10 @@ __all__ = ['DepthCat', 'Basis', 'Fourier', 'Polynomial', 'Chebyshev', 'Chebychev
            'BSpline', 'PiecewiseConstant', 'GalLinear', 'GalConv2d', 'Stacked', 'Hypernet', 'DataControl', 'Augmenter']
 
 # %% ../../nbs/rooms/93_nn.ipynb #7ff88ae7
-from .depth import Augmenter, Basis, BSpline, Chebychev, Chebyshev, DataControl
-from .depth import DepthCat, Fourier, GalConv2d, GalLinear, GaussianRBF, Hypernet
-from .depth import MultiquadRBF, PiecewiseConstant, Polynomial, Stacked, VanillaRBF
+from .bases import Basis, BSpline, Chebychev, Chebyshev, Fourier, GaussianRBF
+from .bases import MultiquadRBF, PiecewiseConstant, Polynomial, VanillaRBF
+from .control import Augmenter, DataControl
+from .depth import DepthCat, GalConv2d, GalLinear, Hypernet, Stacked
 
 _all_ = [
     "DepthCat",

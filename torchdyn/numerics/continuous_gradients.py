@@ -17,7 +17,8 @@ from .outcomes import SolverError, Stats
 from .adjoint_states import evaluate_with_graph, pull_back
 from .dense import basis, interpolant
 from .discrete_gradients import FAR_OFF, for_each, forget
-from .integrals import Quadrature, fractions_as_tensor, patience_for, sized
+from .integrals import Quadrature, fractions_as_tensor, later_sums, patience_for
+from .integrals import sized
 from .integrate import Integrator
 from .replay import FIRST_ONLY, CallerContext, once_differentiable
 
@@ -137,17 +138,20 @@ class ParameterGradient:
 class _AdjointSolve:
     "The adjoint from the last observation back to the first, and the gradients of `tensors`."
 
-    def __init__(self, back, problem, integrator, states, tensors):
+    def __init__(self, back, problem, integrator, states, tensors, forcing):
         self.back = back
         self.problem = problem
+        self.forcing = forcing  # for each time what acts between it and the one before
         self.tolerances = problem.integrator.tolerance, integrator.tolerance
         self.integrator = back.integrator(integrator)
         self.stats = Stats()
         self.parameters = ParameterGradient(back, tensors, integrator, states[0])
 
-    def __call__(self, times, states, gradient):
+    def __call__(self, times, states, gradient, looked):
         adjoint = gradient[-1]
-        stops = range(len(states)) if self.integrator.controller is None else _observed(gradient)
+        stops = range(len(states))
+        if self.integrator.controller is not None:  # where the loss looked, and both ends
+            stops = [i for i, seen in enumerate(looked) if seen or i in (0, len(states) - 1)]
         for i, j in reversed(list(zip(stops[1:], stops))):
             adjoint = self.pass_over(times, states, i, j, adjoint) + gradient[j]
         return adjoint, self.parameters.gradients()
@@ -156,6 +160,7 @@ class _AdjointSolve:
         "The adjoint at time `j`, from that at a later time `i`; between them nobody looked."
         quadrature = self.parameters.quadrature
         kept = quadrature.state() if quadrature and i - j > 1 else None
+        self.back.forcing = self.forcing[i]
         found, z = self.solve(times[j : i + 1], states[i], adjoint)
         if z is not None and i - j > 1 and self.back.drift(z, states[j], self.tolerances) > FAR_OFF:
             if quadrature:
@@ -199,20 +204,35 @@ class _AdjointSolve:
         return adjoint, segment.step.x
 
 
-def _observed(gradient):
-    "Where the loss looked, and the first and the last time."
-    looked = (gradient != 0).reshape(len(gradient), -1).any(1).tolist()
-    return [i for i, seen in enumerate(looked) if seen or i in (0, len(looked) - 1)]
-
-
-def _solve_adjoint(back, problem, integrator, states, gradient, tensors):
+def _solve_adjoint(back, problem, integrator, states, gradient, integrals, tensors):
     times = problem.times
     per_sample = problem.integrator.per_sample
     if torch.as_tensor(problem.stats.status).any():
         times, states, gradient = _finite_prefix(times, states, gradient, per_sample)
+    if problem.cumulative:
+        integrals = [_asked_for(v[: len(states)], times, per_sample) for v in integrals]
     if per_sample:
         times, states, gradient = _hold_missing_times(times, states, gradient)
-    return _AdjointSolve(back, problem, integrator, states, tensors)(times, states, gradient)
+    looked = _any_nonzero(gradient)
+    pulls = [[v] * len(states) for v in integrals]
+    if problem.cumulative:
+        looked = sum((_any_nonzero(v) for v in integrals), looked)
+        pulls = [later_sums(v) for v in integrals]
+    forcing = [tuple(zip(problem.integrands, at)) for at in zip(*pulls)] or [()] * len(states)
+    solve = _AdjointSolve(back, problem, integrator, states, tensors, forcing)
+    return solve(times, states, gradient, (looked > 0).tolist())
+
+
+def _any_nonzero(gradient):  # `[T]`, 0 or 1
+    return (gradient != 0).reshape(len(gradient), -1).any(1).long()
+
+
+def _asked_for(gradient, times, per_sample):
+    "The gradient of an integral at all times, and none at those that a sample did not ask for."
+    if not per_sample:
+        return gradient
+    finite = times.isfinite().reshape(*times.shape, *[1] * (gradient.dim() - 2))
+    return torch.where(finite, gradient, 0)
 
 
 def _finite_prefix(times, states, gradient, per_sample):
@@ -262,10 +282,10 @@ class Continuous(torch.autograd.Function):
         live = [v for v in tensors if v.requires_grad]  # some may have been frozen since
         with ctx.setting.restored() as (f, *integrands), torch.no_grad():
             before = f.nfe
-            forcing = tuple(zip(integrands, integrals))
-            back = ctx.kind(f, ctx.problem, states, forcing, ctx.trail)
+            problem = ctx.problem._replace(integrands=tuple(integrands))
+            back = ctx.kind(f, problem, states, (), ctx.trail)
             adjoint, gradients = _solve_adjoint(
-                back, ctx.problem, ctx.integrator, states, gradient, live
+                back, problem, ctx.integrator, states, gradient, integrals, live
             )
         ctx.problem.stats.nfe_backward += f.nfe - before
         return (

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .steps import Stepper
 
 from .clocks import select_memory
-from .integrals import Integrals
+from .integrals import Integrals, later_sums
 from .integrate import integrate, points_of
 from .replay import FIRST_ONLY, CallerContext, Detached, once_differentiable
 from .time_ranges import Segment
@@ -162,7 +162,9 @@ def _replay_steps(f, problem, trail, states, gradient, sums, integrals, tensors)
             handed = _tensors_in(segment.step.memory)
             seen = points.pull(f, segment, claims[k], gradient)
             added = sums.over(f, segment, k) if sums else []
-        pairs = [(segment.step.x, adjoint), *zip(handed, carried), *seen, *zip(added, integrals)]
+        pairs = [(segment.step.x, adjoint), *zip(handed, carried), *seen]
+        for values, pulls in zip(added, sums.cotangents(k, integrals) if sums else []):
+            pairs += zip(values, pulls)
         pairs = [(o, c) for o, c in pairs if c is not None and o.requires_grad]
         inputs = [x, *([] if trail.fresh(k) else _tensors_in(memory))]
         outputs, cotangents = zip(*pairs)
@@ -220,6 +222,8 @@ class Discrete(torch.autograd.Function):
             problem = ctx.problem._replace(integrands=integrands)
             if ctx.sums:
                 ctx.sums.integrands = integrands
+            if problem.cumulative:
+                integrals = [later_sums(g) for g in integrals]
             adjoint, gradients = _replay_steps(
                 f, problem, ctx.trail, states, gradient, ctx.sums, integrals, live
             )

@@ -16,6 +16,7 @@ import torch
 from torch.autograd import forward_ad
 
 from .conditions import to_numpy
+from .fields import under_transform
 from .states import as_time, axpy
 
 # %% ../../nbs/numerics/23a_event_times.ipynb #9503535a
@@ -56,10 +57,7 @@ def value_and_rate(
     pace = torch.full_like(t, pace)
     _load_forward_rules()
     with torch.enable_grad():
-        if (
-            torch.is_inference_mode_enabled()
-            or torch._C._functorch.maybe_current_level() is not None
-        ):
+        if torch.is_inference_mode_enabled() or under_transform():
             return torch.func.jvp(g, (t, x), (pace, slope))
         try:
             return _forward(g, t, x, slope, pace)

@@ -18,23 +18,34 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from .outcomes import Status
 
-from .conditions import Clocks, Conditions, lifted, to_numpy
+from .conditions import Clocks, Conditions, jumped, lifted, to_numpy
 from .crossings import CLOSE, EventMonitor
 from .dense import interpolant
+from .fields import truth, under_transform
 from .event_times import BENT, LEAP, SIMPLE, aslant_of, condition_that_matters
 from .event_times import extrapolated, flow, project_onto_event
 from .replay import Detached
-from .sensitivity import autograd
+from .sensitivity import Autograd, Sensitivity, integrate_on_tape
 
 # %% ../../nbs/numerics/24a_event_walk.ipynb #a5d1ef12
-class Hybrid:
+class Hybrid(Sensitivity):
     "A sensitivity made of another one, applied from event to event; and what happened on the way."
 
-    def __init__(self, events, sensitivity, tol, max_events, j_span=None, many=False):
+    def __init__(
+        self,
+        events: list,  # `Event`s
+        sensitivity: Sensitivity,  # of each stretch
+        tol: float,  # how closely an event is located, as a fraction of a step
+        max_events: int,  # on one clock: more are an error
+        j_span: int | None = None,  # the solve ends after so many
+        many: bool = False,  # a condition may have several components: any of them will do
+        shown: int | None = None,  # so many of the events are the caller's; `None`: all
+    ):
         self.events = events
         self.inner = sensitivity
         self.tol = tol
         self.many = many
+        self.shown = len(events) if shown is None else shown
         self.max_events = max_events
         self.j_span = math.inf if j_span is None else j_span
         self.happened = []
@@ -42,8 +53,14 @@ class Hybrid:
         self.closest = (math.inf, math.nan)
         self.trouble = ""
 
-    def __call__(self, problem, x, tensors, backward):
-        if torch._C._functorch.is_batchedtensor(x):
+    def check(self, problem):
+        self.inner.check(problem)
+
+    def backward_integrator(self, integrator, x):
+        return self.inner.backward_integrator(integrator, x)
+
+    def __call__(self, problem, x, tensors, backward=None):
+        if truth((x == x).all()) is None:
             raise RuntimeError(
                 "when an event happens depends on the values of the state, which vmap hides: solve "
                 "the batch with per_sample=True instead"
@@ -55,7 +72,7 @@ class Hybrid:
         self.forward = walk.forward
         self.limit = np.where(walk.over, walk.t + walk.forward * walk.margin, walk.forward * np.inf)
         _note_end(problem.stats, walk, Status.MAX_STEPS if self.trouble else Status.EVENT)
-        return walk.states(), *walk.integrals
+        return walk.states(), *walk.sums()
 
 # %% ../../nbs/numerics/24a_event_walk.ipynb #bc7b329f
 class _Walk:
@@ -86,6 +103,8 @@ class _Walk:
         self.sides = self.residual = np.zeros((clocks.count, len(self.conditions.event)))
         self.came_back = np.zeros(clocks.count, bool)
         self.integrals = [0.0] * len(problem.integrands)
+        self.cumulative = problem.cumulative
+        self.sums_at = []  # rows, samples and integrals there
         self.margin = np.zeros(clocks.count)
         self.count = np.zeros(clocks.count, int)
         self.t_failed = np.full(clocks.count, np.nan)
@@ -103,23 +122,30 @@ class _Walk:
 
     def states(self):
         "The states at all times; where a solve ended early its last state, where it failed NaN."
-        rows, samples, values = zip(*self.found)
-        rows = np.concatenate(rows)
-        samples = np.concatenate(samples)
-        values = torch.cat(values)
-        _, last = np.unique((rows * self.clocks.count + samples)[::-1], return_index=True)
-        # two events at one time: the state after the second
-        if len(last) < len(rows):
-            last = len(rows) - 1 - last
-            rows = rows[last]
-            samples = samples[last]
-            values = values[torch.as_tensor(last, device=self.x.device)]
-        rows, samples = (torch.as_tensor(v, device=self.x.device) for v in (rows, samples))
         unknown = torch.as_tensor(np.isnan(self.grid) | self.failed, device=self.x.device).reshape(
             len(self.grid), *(self.clocks.shape or [1] * self.x.dim())
         )
         base = self.x.detach().expand(len(self.grid), *self.x.shape).masked_fill(unknown, math.nan)
-        return base.index_put((rows, samples) if self.clocks.per_sample else (rows,), values)
+        return self.clocks.placed(base, self.found)
+
+    def keep_sums(self, rows, samples, integrals):
+        if self.cumulative and len(rows):
+            self.sums_at.append((rows, samples, integrals))
+
+    def sums(self):
+        """The integrals; or at all times, where those after the end of a solve are what they were
+        there."""
+        if not self.cumulative:
+            return self.integrals
+        found = []
+        for k, total in enumerate(self.integrals):
+            base = total.expand(len(self.grid), *total.shape)
+            base = torch.cat([torch.zeros_like(base[:1]), base[1:]])
+            if self.sums_at:
+                places = [(rows, samples, v[k]) for rows, samples, v in self.sums_at]
+                base = self.clocks.placed(base, places)
+            found.append(base)
+        return found
 
 # %% ../../nbs/numerics/24a_event_walk.ipynb #e0c64579
 def _to_the_end(times):  # `[R, C]`
@@ -164,9 +190,9 @@ def _solve_to_event(walk, watch, ahead, tensors, backward):
         or torch.is_grad_enabled()
         and walk.conditions.learned
     )
-    line, place = _line_up(walk, np.vstack([t, ahead]))
-    if not differentiable and not clocks.per_sample:
-        states, *parts = autograd(problem._replace(times=line, integrator=watch), x, (), None)
+    line, place = clocks.line_up(np.vstack([t, ahead]), walk.forward)
+    if not differentiable and not clocks.per_sample and not walk.cumulative:
+        states, *parts = integrate_on_tape(problem._replace(times=line, integrator=watch), x)
         inside = ~(walk.forward * (ahead - watch.t) >= 0)
         at_event = x if watch.x is None else watch.x
     else:
@@ -180,8 +206,8 @@ def _solve_to_event(walk, watch, ahead, tensors, backward):
             np.where(again, watch.begin, np.nan),
             np.where(moved, watch.t, np.nan),
         ]
-        line, place = _line_up(walk, np.vstack([t, *stops]))
-        inner = walk.engine.inner if len(line) > 1 else autograd
+        line, place = clocks.line_up(np.vstack([t, *stops]), walk.forward)
+        inner = walk.engine.inner if len(line) > 1 else Autograd()
         states, *parts = inner(problem._replace(times=line), x, tensors, backward)
 
         def at(row, known):
@@ -193,16 +219,23 @@ def _solve_to_event(walk, watch, ahead, tensors, backward):
         at_event = at(-1, moved)
         if watch.marks is not None:
             _retake(walk, watch, at(-2, again), at_event)
-    walk.integrals = [v + part for v, part in zip(walk.integrals, parts)]
     rows, samples = np.nonzero(inside & np.isfinite(ahead))
-    return rows, samples, clocks.take(states, place[1 + rows, samples], samples), at_event
+    places = place[1 + rows, samples]
+    if walk.cumulative:
+        sums = [
+            clocks.spread(torch.as_tensor(v), samples) + clocks.take(part, places, samples)
+            if isinstance(v, Tensor)
+            else clocks.take(part, places, samples)
+            for v, part in zip(walk.integrals, parts)
+        ]
+        walk.keep_sums(rows, samples, sums)
+        parts = [clocks.last(part, line) for part in parts]
+    walk.integrals = [v + part for v, part in zip(walk.integrals, parts)]
+    return rows, samples, clocks.take(states, places, samples), at_event
 
 
 def _moved_by_forward_mode(x):
-    return (
-        torch._C._functorch.maybe_current_level() is not None
-        or forward_ad.unpack_dual(x).tangent is not None
-    )
+    return under_transform() or forward_ad.unpack_dual(x).tangent is not None
 
 
 def _retake(walk, watch, start, at_event):
@@ -239,15 +272,6 @@ def _retake(walk, watch, start, at_event):
     watch.marks = times, torch.stack([torch.where(marked, y, at_event) for _, y in places])
 
 # %% ../../nbs/numerics/24a_event_walk.ipynb #aac0611c
-def _line_up(walk, times):  # `[R, C]`, NaN where a clock has none
-    "The times as a `Problem` has them, and the row at which each went."
-    order = np.argsort(walk.forward * times, axis=0, kind="stable")
-    line = np.take_along_axis(times, order, 0)
-    return torch.as_tensor(line, device=walk.x.device) if walk.clocks.per_sample else line[
-        np.isfinite(line)
-    ].tolist(), np.argsort(order, axis=0)
-
-
 def _search(walk, watch, line, ahead, differentiable):
     "Finds the next events; says which of the times ahead come before them."
     clocks = walk.clocks
@@ -308,7 +332,7 @@ def _apply_jump(walk, watch, x):
         if not jump or not (event == i).any():
             continue
         after = torch.where(
-            clocks.show(event == i, torch.bool), _jumped(jump, now, before, f), after
+            clocks.show(event == i, torch.bool), jumped(jump, now, before, f), after
         )
     last = walk.count + 1 >= walk.engine.j_span
     ends = hit & (np.array([e.ends for e in walk.engine.events])[event] | last)
@@ -389,18 +413,6 @@ def _at_the_edge(g, h, clocks):
         gained.dtype
     ).reshape(shape)
 
-
-def _jumped(jump, t, x, field):
-    y = jump(t.clone(), x.clone())  # a jump may work in place
-    if field.layout is not None:
-        y = field.layout.ravel(y)
-    if not isinstance(y, Tensor) or y.shape != x.shape:
-        raise ValueError(
-            f"a jump returns a state, a tensor of shape {list(x.shape)}; got "
-            f"{list(y.shape) if isinstance(y, Tensor) else type(y).__name__}"
-        )
-    return y.to(x.dtype)
-
 # %% ../../nbs/numerics/24a_event_walk.ipynb #215793cd
 def _to_next_event(walk, tensors, backward):
     "Advances each clock to its next event, or to its end."
@@ -440,7 +452,9 @@ def _to_next_event(walk, tensors, backward):
     at[0] = False
     walk.keep(rows[known], samples[known], states[torch.as_tensor(known, device=states.device)])
     for mask, state in ((late, happening.before), (at, x)):
-        walk.keep(*(where := np.nonzero(mask)), clocks.spread(state, where[1]))
+        rows, samples = np.nonzero(mask)
+        walk.keep(rows, samples, clocks.spread(state, samples))
+        walk.keep_sums(rows, samples, [clocks.spread(v, samples) for v in walk.integrals])
     engine.happened.append(happening)
     _restart(walk, watch, happening, x, end, margin)
 

@@ -120,7 +120,9 @@ def _functional(problem, inputs, tolerance, seed, options, sensitivity):
                 **options,
             )
     seen = tree_leaves(
-        (solution.x, solution.integral_loss) if isinstance(solution, Solution) else solution
+        (solution.x, solution.integral_loss, solution.integrals)
+        if isinstance(solution, Solution)
+        else solution
     )
     seen = [torch.view_as_real(v) if v.is_complex() else v for v in seen if isinstance(v, Tensor)]
     return sum(

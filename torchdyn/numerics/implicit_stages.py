@@ -17,7 +17,7 @@ from .steps import Step, Stepper, advance, marked, weighted_sum
 from .equations import Residual
 from .jacobians import blocks, inverse_of, linearize, real, sample_shape
 from .jacobians import shaped_like
-from .roots import implicit
+from .implicit_gradients import implicit
 from .tableaus import Tableau
 
 # %% ../../nbs/numerics/19b_implicit_stages.ipynb #287debc9

@@ -8,7 +8,7 @@ __all__ = ['Integrator', 'Problem', 'Points', 'integrate', 'points_of', 'SampleP
 # %% ../../nbs/numerics/10_integrate.ipynb #f620ea0d
 import dataclasses
 import math
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, ClassVar, Iterator, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,10 +51,30 @@ class Integrator:
     # of the times, relative: a step may be longer than `dt` by as much
     rounding: float = 2**-52
 
+    OF_ADAPTIVE_STEPS: ClassVar = ("first_step", "min_step", "max_step")  # fixed ones have none
+
     def __post_init__(self):
+        self.check()
         # A stepper that iterates is told how far: a copy of it, for it may be shared.
         tolerance = None if self.controller is None else self.tolerance
         object.__setattr__(self, "stepper", self.stepper.with_tolerance(tolerance))
+
+    def check(self):
+        "Raises `ValueError` for limits that cannot be."
+        for name in ("dt", *self.OF_ADAPTIVE_STEPS, "max_steps"):
+            value = getattr(self, name)
+            if value is None or isinstance(value, Tensor):  # one for each clock
+                continue
+            if name == "min_step" and value == 0:
+                continue
+            if not (isinstance(value, (int, float)) and value > 0):
+                raise ValueError(f"{name} must be a positive number; got {value!r}")
+        if self.min_step > self.max_step:
+            raise ValueError(
+                f"min_step must not exceed max_step; got {self.min_step} and {self.max_step}"
+            )
+        if not all(map(math.isfinite, self.t_stops)):
+            raise ValueError(f"t_stops must be finite times; got {list(self.t_stops)}")
 
     def steps(
         self,
@@ -178,6 +198,7 @@ class Problem(NamedTuple):
     # functions `g(t, x)` whose integrals along the solution are wanted too; a sensitivity sees to
     # them
     integrands: tuple = ()
+    cumulative: bool = False  # integrals at all times, not only at the last
 
 # %% ../../nbs/numerics/10_integrate.ipynb #203eb76e
 class Points:
@@ -301,9 +322,7 @@ class SamplePoints(Points):
         self.waiting = []
         # no evaluation is missing
         self.patient = integrator.controller is not None and (
-            stepper.fsal
-            if self.basis.hermite
-            else getattr(stepper.extend, "__func__", None) is Stepper.extend
+            stepper.fsal if self.basis.hermite else not stepper.extends
         )
 
     def take(self, f, segment):

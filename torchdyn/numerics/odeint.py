@@ -6,7 +6,6 @@
 __all__ = ['OPTIONS', 'odeint', 'odeint_symplectic']
 
 # %% ../../nbs/numerics/26_odeint.ipynb #51271f74
-import dataclasses
 import inspect
 import warnings
 from typing import Any, Callable
@@ -14,32 +13,33 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from .fields import VectorField
-from .outcomes import Solution, Stats, lookup
-from .steps import Stepper, advance
 
 from .adjoint_states import InterpolantLog
-from .arguments import as_span, as_tolerance, check_state, make_integrator, merge
-from .control import Controller, Tolerance
+from .arguments import as_span, check_state, make_integrator, merge
+from .conditions import Clocks, Event
+from .control import Controller, Tolerance, as_tolerance
 from .dense import DenseSolution, basis
-from .integrate import Problem
-from .refusals import as_norm, as_sensitivity, backward_integrator, check_export
-from .refusals import check_outcome, check_precision, explain, is_constant
-from .refusals import time_range, unknown_options, user_level
-from .refusals import warn_of_idle_tolerances
+from .event_outcomes import as_events, check_events, with_events
+from .event_walk import Hybrid
+from .fields import VectorField, drawn_context
+from .integrate import Integrator, Problem
+from .jumps import Jumps, as_known_events, as_stops
+from .observers import ProgressBar, as_regulariser
+from .outcomes import Solution, Stats, lookup
+from .refusals import as_norm, check_export, check_outcome, check_precision
+from .refusals import explain, is_constant, time_range, unknown_options
+from .refusals import user_level, warn_of_idle_tolerances
 from .replay import parameters_of
-from .sensitivity import SENSITIVITIES, solve
-from .states import ravel_state, rms_norm, sample_norm
-from .steppers import RungeKutta
+from .sensitivity import Sensitivity, as_sensitivity, solve
+from .states import ravel_state
+from .steps import Stepper
 
 # %% ../../nbs/numerics/26_odeint.ipynb #e117d0cb
 # names that stood here before
-from torchdyn.numerics.arguments import (
-    StepMethod,  # noqa: F401
-    as_stepper,  # noqa: F401
-    nearest,  # noqa: F401
-    truth,  # noqa: F401
-)
+from .arguments import truth  # noqa: F401
+from .outcomes import nearest  # noqa: F401
+from .steppers import as_stepper  # noqa: F401
+from .steps import StepMethod  # noqa: F401
 
 # %% ../../nbs/numerics/26_odeint.ipynb #28358946
 def odeint(
@@ -56,21 +56,32 @@ def odeint(
     rtol: float | Tensor | None = None,  # relative tolerance, likewise
     *,
     # how gradients are found: 'autograd', 'checkpointed', 'reversible', 'interpolated_adjoint' or
-    # 'adjoint'
-    sensitivity: str | Callable = "autograd",
+    # 'adjoint', or an object, `Adjoint(rtol=1e-8)`
+    sensitivity: str | Sensitivity | Callable = "autograd",
     # the states that 'checkpointed' and 'interpolated_adjoint' may keep at once; default one a step
     checkpoints: int | None = None,
     # `g(t, x)`, or a nest of such: their integrals along the solution, one value a sample, come as
-    # `solution.integral_loss`
+    # `solution.integrals`, at all times
+    integrals: Any = None,
+    # the same at the end only, as `solution.integral_loss`; a model that gives states alone adds
+    # their gradient by itself
     integral_loss: Any = None,
+    events: Event | list = (),  # what stops the solve, or makes the state jump; see `Event`
+    # how closely an event is located on the interpolant, as a fraction of the step
+    event_tol: float = 1e-15,
+    max_events: int = 1000,  # more than so many (on one clock) are an error
+    j_span: int | None = None,  # the solve ends after so many events
     controller: str | Controller | None = None,  # of the step size: 'I', 'PI', 'PID' or an object
     args: Any = None,  # handed to `f`; tensors in it get gradients
+    # what is drawn or given once a solve, by name: values, or functions of the initial state;
+    # a field asks for it with `current(name)`
+    context: dict | None = None,
     save_at: Any = None,  # keep the states at these times instead of `t_span`
     dt: float | None = None,  # fixed steps of at most this length
     first_step: float | None = None,  # of an adaptive solve; default by the size of the field
     min_step: float | None = None,  # an adaptive step that fails at this size ends the solve
     max_step: float | None = None,  # of an adaptive solve
-    max_steps: int = 10_000,  # steps tried before giving up
+    max_steps: int = Integrator.max_steps,  # steps tried before giving up
     # size of a scaled error, shaped as the state; default root mean square
     norm: Callable | None = None,
     interpolator: str | None = None,  # between steps: the stepper's own polynomial, or 'hermite'
@@ -83,7 +94,7 @@ def odeint(
     # a clock, a step size and a status for each sample of the leading dimension; `t_span` may be
     # `[B, T]`
     per_sample: bool = False,
-    t_stops: tuple = (),  # times at which `f` jumps
+    t_stops: tuple = (),  # times at which `f` jumps; `Stop(time, jump)`: at which the state does
     # 'error', 'stiffness': differentiable sums over the steps, in the solution under these names
     regularise: tuple = (),
     dense: bool = False,  # keep the solution as a function: `solution.interpolate(t)`
@@ -103,39 +114,40 @@ def odeint(
     x, layout = ravel_state(start, int(per_sample))
     check_state(x, per_sample)
     t_span = as_span(t_span, samples=len(x) if per_sample else None)
-    field = VectorField(f, args, layout, control=start)
+    field = VectorField(f, args, layout, control=start, context=drawn_context(context, start))
     stats = Stats()
-    tolerance = Tolerance(
-        as_tolerance("atol", atol, x, layout),
-        as_tolerance("rtol", rtol, x, layout),
-        as_norm(norm, layout, per_sample),
-    )
+    t_stops, acting = as_stops(t_stops)
     integrator = make_integrator(
         solver,
-        tolerance,
+        Tolerance(
+            as_tolerance("atol", atol, x, layout),
+            as_tolerance("rtol", rtol, x, layout),
+            as_norm(norm, layout, per_sample),
+        ),
         controller,
-        dt,
-        first_step,
-        min_step,
-        max_step,
-        max_steps,
-        interpolator,
-        t_stops,
-        per_sample,
+        dt=dt,
+        first_step=first_step,
+        min_step=min_step,
+        max_step=max_step,
+        max_steps=max_steps,
+        hermite=lookup("interpolator", {"4th": False, "hermite": True}, interpolator),
+        t_stops=t_stops,
+        per_sample=per_sample,
+        rounding=_rounding_of(t_span),
     )
-    if t_span.dtype in (torch.float32, torch.bfloat16, torch.float16):
-        integrator = dataclasses.replace(integrator, rounding=torch.finfo(t_span.dtype).eps)
-    backward = backward_integrator(integrator, x, solver_adjoint, atol_adjoint, rtol_adjoint)
+    sensitivity = as_sensitivity(
+        sensitivity, checkpoints, solver=solver_adjoint, atol=atol_adjoint, rtol=rtol_adjoint
+    )
     if integrator.controller is not None:
-        check_precision(x, tolerance)
+        check_precision(x, integrator.tolerance)
     elif (atol, rtol) != (None, None):
-        warn_of_idle_tolerances(integrator, backward)
+        warn_of_idle_tolerances(integrator, sensitivity.backward_integrator(integrator, x))
     if compiling:
         check_export(integrator)
-    sensitivity = as_sensitivity(sensitivity, checkpoints)
-    integrands, fold_integrals = (
-        tree_flatten(integral_loss) if integral_loss is not None else ([], None)
-    )
+    way = engine = _with_events(sensitivity, events, acting, event_tol, max_events, j_span)
+    if not isinstance(engine, Hybrid):
+        engine = None
+    integrands, fold_integrals = _integrands(integrals, integral_loss)
     if per_sample and (dense or save_at is not None):
         raise ValueError(
             "dense and save_at need one clock: without per_sample=True, or ask for "
@@ -153,13 +165,12 @@ def odeint(
         pieces = InterpolantLog(field, basis(integrator.stepper, x, integrator.hermite))
         observers.append(pieces)
     regularise = (regularise,) if isinstance(regularise, str) else regularise
-    sums = {name: _regulariser(name, integrator, sensitivity) for name in regularise}
+    sums = {name: as_regulariser(name, integrator, sensitivity) for name in regularise}
     observers.extend(sums.values())
-    way = sensitivity
     if compile:
-        from torchdyn.compile import compiled
+        from torchdyn.compile import Compiled
 
-        way = compiled(sensitivity)
+        way = Compiled(way)
     if per_sample:
         visited = (t_span if t_span.dim() == 2 else t_span.expand(len(x), -1)).T.to(x.device)
         times = visited.detach()
@@ -171,12 +182,18 @@ def odeint(
         field.within = time_range(times, start, x, integrator)
         field.free = field.within.free
     extra = (*optimizable_params, *(v for g in integrands for v in parameters_of(g)))
-    with _bar(progress, times, observers):
+    with ProgressBar(progress, times, observers):
         problem = Problem(
-            field, times, integrator, stats, tuple(observers), tuple(map(field.lift, integrands))
+            field,
+            times,
+            integrator,
+            stats,
+            tuple(observers),
+            tuple(map(field.lift, integrands)),
+            integrals is not None,
         )
         try:
-            states, *integrals = solve(problem, x, visited, way, backward, extra)
+            states, *found = solve(problem, x, visited, way, None, extra)
         except (RuntimeError, ValueError) as error:
             explained = explain(
                 error, (*parameters_of(field.f), *extra), start, integrator, sensitivity
@@ -186,11 +203,18 @@ def odeint(
             raise explained from error
     stats.nfe = field.nfe - stats.nfe_backward
     stats.jacobians = field.jacobians
-    check_outcome(x, states, times, stats, throw)
-    if integrals and not compiling and _to_be_read(problem, x, integrals, sensitivity):
-        states = _Unread.apply(stats, states)
+    check_outcome(x, states, times, stats, throw and engine is None)
+    rows = totals = None
+    if integrals is not None:
+        rows = found
+        totals = [Clocks(x, per_sample).last(v, visited) for v in found]
+    elif integral_loss is not None:
+        totals = found
+        if not compiling and _to_be_read(problem, x, totals, sensitivity):
+            states = _Unread.apply(stats, states)
     if picked is not None:
         states = states[picked]
+        rows = rows and [v[picked] for v in rows]
     fold = (lambda v: v) if layout is None else layout.unravel
     whole = DenseSolution(pieces.kept) if pieces and pieces.kept else None
     if not isinstance(t_eval, Tensor):
@@ -200,8 +224,12 @@ def odeint(
         fold(states),
         stats,
         whole and (lambda t: fold(whole(t))),
-        tree_unflatten(integrals, fold_integrals) if integrands else None,
+        totals and tree_unflatten(totals, fold_integrals),
+        rows and tree_unflatten(rows, fold_integrals),
     )
+    if engine is not None:
+        check_events(engine, stats, throw)
+        solution = with_events(engine, solution, layout, x, per_sample)
     for name, total in sums.items():
         setattr(solution, name, total.value)
     return solution
@@ -210,6 +238,36 @@ def odeint(
 OPTIONS = tuple(
     p.name for p in inspect.signature(odeint).parameters.values() if p.kind is not p.VAR_KEYWORD
 )
+
+# %% ../../nbs/numerics/26_odeint.ipynb #db77ad99
+def _rounding_of(t_span):
+    "How far times may be off, relative; `None` where they are exact."
+    coarse = t_span.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return torch.finfo(t_span.dtype).eps if coarse else None
+
+
+def _with_events(sensitivity, events, stops, event_tol, max_events, j_span):
+    "The sensitivity, applied from event to event and from jump to jump where there are such."
+    if isinstance(sensitivity, Hybrid):  # which knows its events
+        if stops:
+            raise ValueError("a Stop that jumps goes with events=, not with an older handler")
+        return sensitivity
+    events = as_events(events, event_tol)
+    if not events:
+        return Jumps(stops, sensitivity) if stops else sensitivity
+    every = [*events, *as_known_events(stops)]
+    return Hybrid(every, sensitivity, event_tol, max_events, j_span, shown=len(events))
+
+
+def _integrands(integrals, integral_loss):
+    "Integrands as a list, and the nest that they came in."
+    if integrals is not None and integral_loss is not None:
+        raise ValueError(
+            "integrals= and integral_loss= are two names of one thing: give integrals= to have "
+            "them at all times, integral_loss= to have them at the end"
+        )
+    given = integral_loss if integrals is None else integrals
+    return ([], None) if given is None else tree_flatten(given)
 
 # %% ../../nbs/numerics/26_odeint.ipynb #3b6b2781
 class _Unread(torch.autograd.Function):
@@ -248,7 +306,7 @@ def _to_be_read(problem, x, integrals, sensitivity):
     "Whether the integrals have a gradient that could be missed."
     if not any(v.requires_grad for v in integrals):
         return False
-    if sensitivity is SENSITIVITIES["autograd"]:
+    if sensitivity.keeps_graphs:
         return True
     # else all that comes from the backward pass seems to have one
     start = problem.times[0]
@@ -257,83 +315,6 @@ def _to_be_read(problem, x, integrals, sensitivity):
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         return any(g(start, x).requires_grad for g in problem.integrands)
-
-# %% ../../nbs/numerics/26_odeint.ipynb #07810e3e
-class _bar:
-    "A tqdm bar in units of time around a solve."
-
-    def __init__(self, show, times, observers):
-        self.show = show
-        self.times = times
-        self.observers = observers
-
-    def __enter__(self):
-        if not self.show:
-            return
-        try:
-            from tqdm.auto import tqdm
-        except ImportError as e:
-            raise ImportError("progress=True draws its bar with tqdm: pip install tqdm") from e
-        spans = torch.as_tensor(self.times, dtype=torch.float64).nan_to_num()
-        total = float((spans.amax(0) - spans.amin(0)).mean())
-        known = total
-        form = "{l_bar}{bar}| t = {n:.4g}/{total:.4g} [{elapsed}<{remaining}]"
-        if total > 1e30:  # a wait for ever
-            known = None
-            form = "t = {n:.4g} [{elapsed}]"
-        self.bar = tqdm(total=known, unit="t", bar_format=form)
-        self.observers.append(
-            lambda s: self.bar.update(
-                min(
-                    float(abs(s.dt) if isinstance(s.dt, float) else s.dt.abs().mean()),
-                    total - self.bar.n,
-                )
-            )
-        )
-
-    def __exit__(self, *_):
-        if self.show:
-            self.bar.close()
-
-# %% ../../nbs/numerics/26_odeint.ipynb #78b049c0
-class _Errors:
-    def __init__(self, stepper, norm):
-        self.stepper = stepper
-        self.norm = norm
-        self.value = 0.0
-
-    def __call__(self, s):
-        self.value = (
-            self.value + (self.norm(self.stepper.error(s.step.stages, s.dt)) * abs(s.dt)).squeeze()
-        )
-
-
-class _Stiffness(_Errors):
-    def __call__(self, s):
-        *_, before, last = s.step.stages
-        inner = advance(s.x, s.dt, s.step.stages, self.stepper.weights()[0][-2])
-        self.value = self.value + (self.norm(last - before) / self.norm(s.step.x - inner)).squeeze()
-
-
-def _regulariser(name, integrator, sensitivity):
-    kind = lookup("regulariser", {"error": _Errors, "stiffness": _Stiffness}, name)
-    stepper = integrator.stepper
-    norm = sample_norm if integrator.per_sample else rms_norm
-    if sensitivity is not SENSITIVITIES["autograd"]:
-        raise ValueError(
-            f"regularise={name!r} sums over the discrete steps: it needs sensitivity='autograd'"
-        )
-    if not isinstance(stepper, RungeKutta) or not stepper.adaptive:
-        raise ValueError(
-            f"regularise={name!r} needs an explicit Runge-Kutta pair such as 'tsit5'; got "
-            f"{type(stepper).__name__}"
-        )
-    if name == "stiffness" and not (stepper.fsal and stepper.tableau.c[-2] == 1):
-        raise ValueError(
-            "regularise='stiffness' needs two stages at the end of the step: 'dopri5', 'tsit5' or "
-            "'dopri8'"
-        )
-    return kind(stepper, norm)
 
 # %% ../../nbs/numerics/26_odeint.ipynb #cceee405
 def odeint_symplectic(

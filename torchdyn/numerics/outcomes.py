@@ -124,12 +124,14 @@ class Solution(tuple):
     """A solved problem. Unpacks as `(t_eval, x)`: times `[T]` and states `[T, *state]` (for a nest
     of tensors, a nest of such)."""
 
-    def __new__(cls, t_eval, x, stats=None, dense=None, integral_loss=None):
+    def __new__(cls, t_eval, x, stats=None, dense=None, integral_loss=None, integrals=None):
         self = super().__new__(cls, (t_eval, x))
         self.t_eval = t_eval
         self.x = x
         self.stats = stats
         self.dense = dense
+        # in the nest in which the integrands were given, at all times; `None` unless asked for
+        self.integrals = integrals
         self._integral_loss = integral_loss
         return self
 
@@ -139,7 +141,7 @@ class Solution(tuple):
 
     @property
     def integral_loss(self):  # in the nest in which the integrands were given; `None` without any
-        "The integrals along the solution."
+        "The integrals along the whole solution: the last row of `integrals`."
         if self.stats is not None:
             self.stats.integral_read = True
         return self._integral_loss
@@ -170,13 +172,14 @@ class Solution(tuple):
         )
 
     def __reduce__(self):
-        return Solution, (self.t_eval, self.x, self.stats, None, self._integral_loss)
+        parts = self.t_eval, self.x, self.stats, None, self._integral_loss, self.integrals
+        return Solution, parts
 
 
 def _solution_parts(s):
-    parts = [s.t_eval, s.x]
-    if s._integral_loss is not None:
-        parts.append(s._integral_loss)
+    parts = [s.t_eval, s.x, s._integral_loss, s.integrals]
+    while parts[-1] is None:
+        parts.pop()
     return parts, (s.stats, s.dense)
 
 

@@ -4,27 +4,23 @@
 
 # %% auto #0
 __all__ = ['unknown_options', 'user_level', 'time_range', 'warn_of_idle_tolerances', 'check_precision', 'check_export',
-           'is_constant', 'as_norm', 'backward_integrator', 'as_sensitivity', 'check_outcome', 'explain']
+           'is_constant', 'as_norm', 'check_outcome', 'explain']
 
 # %% ../../nbs/numerics/25a_refusals.ipynb #baba2c44
-import dataclasses
-import functools
 import math
 import sys
 import traceback
 import warnings
-from typing import Callable
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from .outcomes import SolverError, Status, lookup, nearest
+from .outcomes import SolverError, Status, nearest
 
-from .arguments import as_tolerance, default_controller, truth
-from .sensitivity import SENSITIVITIES
+from .fields import truth, under_transform
 from .states import rms_norm, sample_norm
-from .steppers import as_stepper
 from .time_ranges import TimeRange
+from .sensitivity import as_sensitivity  # noqa: F401
 
 # %% ../../nbs/numerics/25a_refusals.ipynb #3f2b99d7
 def unknown_options(
@@ -140,55 +136,6 @@ def as_norm(norm, layout, per_sample):
         else folded
     )
 
-
-def backward_integrator(integrator, x, solver, atol, rtol):
-    "The integrator of the backward solve; `None`: as the forward one."
-    if solver is atol is rtol is None:
-        return None
-    t = integrator.tolerance
-    atol, rtol = (
-        v if v is None else as_tolerance(name, v, x, None)
-        for name, v in (("atol_adjoint", atol), ("rtol_adjoint", rtol))
-    )
-    tolerance = t._replace(
-        atol=t.atol if atol is None else atol, rtol=t.rtol if rtol is None else rtol
-    )
-    if solver is None:
-        return dataclasses.replace(integrator, tolerance=tolerance, first_step=None)
-    stepper = as_stepper(solver)
-    if stepper.trainable:
-        raise ValueError(
-            "solver_adjoint cannot be trained: the adjoint is the gradient of the continuous "
-            "solution, which does not depend on the stepper"
-        )
-    controller = (integrator.controller or default_controller) if stepper.adaptive else None
-    return dataclasses.replace(
-        integrator, stepper=stepper, controller=controller, tolerance=tolerance, first_step=None
-    )
-
-
-def as_sensitivity(
-    sensitivity: str | Callable,  # a name or a function
-    checkpoints: int | None = None,  # the states it may keep
-) -> Callable:
-    "The function behind a name, with its bound on memory."
-    chosen = lookup("sensitivity", SENSITIVITIES, sensitivity)
-    if not callable(chosen):
-        raise TypeError(
-            f"a sensitivity is one of {', '.join(sorted(SENSITIVITIES))} or a function; got "
-            f"{type(chosen).__name__}"
-        )
-    if checkpoints is None:
-        return chosen
-    if not isinstance(checkpoints, int) or checkpoints < 1:
-        raise ValueError(f"checkpoints is a number of states, 1 or more; got {checkpoints!r}")
-    if chosen not in (SENSITIVITIES["checkpointed"], SENSITIVITIES["interpolated_adjoint"]):
-        raise ValueError(
-            "checkpoints bounds the states that 'checkpointed' and 'interpolated_adjoint' keep; "
-            f"sensitivity={sensitivity!r} keeps none of its own"
-        )
-    return functools.partial(chosen, checkpoints=checkpoints)
-
 # %% ../../nbs/numerics/25a_refusals.ipynb #529634fd
 def check_outcome(x, states, times, stats, throw):
     "Raises `SolverError` for a solve that failed, or that only seems to have succeeded."
@@ -227,10 +174,10 @@ def explain(error, parameters, start, integrator, sensitivity):
     ):
         return ValueError(reason)
     place = _place(error)
-    if not place or not _transformed():
+    if not place or not under_transform():
         return None
     if "setup_context" in str(error) and place == "sensitivity":
-        if sensitivity is SENSITIVITIES["autograd"]:
+        if sensitivity.keeps_graphs:
             return RuntimeError(
                 "gradients of times do not pass through torch.func: use "
                 "torch.autograd, or detach t_span"
@@ -279,20 +226,3 @@ def _place(error):
             last = module
     package, _, name = last.rpartition(".")
     return name if package == "torchdyn.numerics" and name != "systems" else ""
-
-
-class _Probe(torch.autograd.Function):
-    "Written in the old way: it runs everywhere but under `torch.func`, whose transforms refuse it."
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-
-def _transformed():
-    "Whether a transform of `torch.func` is at work."
-    try:
-        _Probe.apply(torch.zeros(()))
-    except RuntimeError:
-        return True
-    return False

@@ -27,10 +27,10 @@ def differentiable_tensors(
     f: VectorField,
     extra: tuple = (),  # further tensors the field depends on
 ) -> tuple:  # those that require a gradient, each once
-    "The parameters of the field, the tensors in its `args`, its control, and `extra`."
+    "The parameters of the field, the tensors in its `args`, control and context, and `extra`."
     found = {
         id(v): v
-        for v in (*parameters_of(f.f), *tree_leaves((f.args, f.control)), *extra)
+        for v in (*parameters_of(f.f), *tree_leaves((f.args, f.control, f.context)), *extra)
         if isinstance(v, Tensor) and v.requires_grad
     }
     return tuple(found.values())
@@ -131,8 +131,12 @@ class CallerContext:
         found = {id(x): ("the initial state", x)}
         for f, held in zip(self.functions, self.held):
             found.update((id(v), (f"{name!r} of the field", v)) for name, v in held.items())
-            others = (getattr(f, "args", ()), getattr(f, "control", None))
-            for name, given in zip(("a tensor in args", "the initial state"), others):
+            others = (
+                ("a tensor in args", getattr(f, "args", ())),
+                ("the initial state", getattr(f, "control", None)),
+                ("a tensor in context", getattr(f, "context", None)),
+            )
+            for name, given in others:
                 found.update(
                     (id(v), (name, v)) for v in tree_leaves(given) if isinstance(v, Tensor)
                 )

@@ -69,6 +69,7 @@ class Log(NamedTuple):
     history: Tensor  # residuals after each iteration, `[iterations + 1, ...]`
     nfe: int = 0  # evaluations of g, on the whole batch
     products: int = 0  # products with its Jacobian, on the whole batch
+    backward: Any = None  # a `LinearLog` that the backward pass of a root writes
 
 # %% ../../nbs/numerics/17_root_solvers.ipynb #7159651a
 @torch.no_grad()
