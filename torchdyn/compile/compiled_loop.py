@@ -19,9 +19,9 @@ from .compiled_points import Points, SamplePoints, columns_of
 from .compiled_steps import as_graph_leaf, as_tensors, size_class, solve_setting
 from .compiled_steps import open_batch
 from .graph_loop import Loop
-from .lower import SafeField, is_stock_runge_kutta, sized
+from .lower import SafeField, is_stock_runge_kutta
 from .programs import stepper_key
-from ..numerics.clocks import clock_resolution
+from ..numerics.clocks import Clock, Way, clock_resolution, turn
 from ..numerics.control import initial_step
 
 # %% ../../nbs/compile/35_compiled_loop.ipynb #1d504c85
@@ -32,51 +32,43 @@ def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carr
     clock, x, *memory = carry
     status, row, steps, t, dt, accepted, least, most, *past = clock.unbind()
     field = SafeField(*setting)
-    running = status < 0
     given = iter(past)
     past = tuple(next(given) if v is None else v for v in pattern)
-
-    left = (t1 - t).abs()
-    size = torch.minimum(torch.maximum(dt, shortest), longest)
-    last = size >= 0.99 * left
-    size = torch.where(last, left, size)
-    if per_sample:
-        size = torch.where(running, size, 0)
-    h = sign * size
-    step = stepper(field, t, x, sized(h, x, stepper), memory[0] if memory else None)
+    way = Way(t1, sign, shortest, longest)
+    before = Clock(t, dt, status < 0, past)
+    slope = memory[0] if memory else None
+    again = status == _AGAIN
+    taken = turn(stepper, controller, tolerance, field, way, before, x, slope, again)
+    step = taken.step
     made = field.nfe, field.jacobians
 
     with torch.no_grad():
-        ratio = tolerance.ratio(step.error, x, step.x).to(t.dtype)
-        accept, proposal, remembered = controller(size, ratio, past)
-        take = (accept | (status == _AGAIN)) & running
-        end = torch.where(take, torch.where(last, t1, t + h), t)
-        done = take & last
+        running = before.running
+        take = taken.accepted
+        size = taken.move.abs()
         steps = steps + running
-        small = torch.maximum(proposal, shortest) < _resolved(end)
-        stuck = running & (small & ~done | ~accept & (size <= shortest))
         after = torch.where(steps >= most_steps, _SPENT, -1.0)
-        after = torch.where(done, 0.0, after)
-        after = torch.where(stuck, torch.where(ratio.isfinite(), _SMALL, _LOST), after)
-        later = [
-            torch.where(running, new, old)
-            for new, old in zip(_python_floats(pattern, remembered), _python_floats(pattern, past))
-        ]
+        after = torch.where(taken.arrived, 0.0, after)
+        after = torch.where(taken.stuck, torch.where(taken.ratio.isfinite(), _SMALL, _LOST), after)
         new = is_packed(
             [
                 torch.where(running, after, status),
                 row + (1 if per_sample else take),
                 steps,
-                end,
-                torch.where(running, proposal, dt),
+                taken.clock.t,
+                taken.clock.dt,
                 accepted + take,
                 torch.where(take, torch.minimum(least, size), least),
                 torch.where(take, torch.maximum(most, size), most),
-                *later,
+                *_python_floats(pattern, taken.clock.control),
             ]
         )
         again = is_packed(
-            [torch.where(take, _AGAIN, 0.0), torch.where(take, h, 0.0), *clock[2:].unbind()]
+            [
+                torch.where(take, _AGAIN, 0.0),
+                torch.where(take, taken.move, 0.0),
+                *clock[2:].unbind(),
+            ]
         )
 
     fresh = status == FRESH
@@ -84,10 +76,10 @@ def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carr
     with torch.no_grad():
         first = dt
         if choose:
-            reach = torch.minimum(left, longest)
+            reach = torch.minimum((t1 - t).abs(), longest)
             first = initial_step(field, t, x, slope, stepper.error_order, tolerance, sign, reach)
         ready = torch.where(first > 0, -1.0, _LOST)
-        first = torch.maximum(first, _resolved(t))
+        first = torch.maximum(first, clock_resolution(t))
         begun = is_packed(
             [
                 torch.where(fresh, ready, status),
@@ -108,14 +100,6 @@ def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carr
         *(weighted_sum(terms, column) for column in columns_of(stepper, curve)),
         made,
     )
-
-
-def _resolved(t):
-    "The shortest step that a clock resolves where it stands: the rule of the eager loops."
-    if t.dim():
-        return clock_resolution(t)
-    size = t.abs()
-    return 4 * (torch.nextafter(size, torch.full_like(size, math.inf)) - size)
 
 
 def is_packed(numbers):

@@ -20,7 +20,8 @@ from .compiled_loop import FRESH, adaptive_loop, is_packed, loopable
 from .compiled_loop import run_until_done, simple
 from .compiled_steps import CompiledStepper, KnownRatio, size_class, solve_setting
 from .graph_loop import carried, mode
-from .lower import SafeField, size_hint, sized
+from .lower import SafeField, size_hint
+from ..numerics.clocks import step_size_for
 from .programs import reason, record_of, stepper_key
 from ..numerics.sensitivity import Sensitivity, as_sensitivity
 
@@ -31,7 +32,7 @@ def _listed_step(setting, stepper, keep, plan, carry):
     status, row, steps = clock.unbind()
     t, dt = plan.index_select(1, steps.long().reshape(1)).squeeze(1).unbind()
     field = SafeField(*setting)
-    step = stepper(field, t, x, sized(dt, x, stepper), memory[0] if memory else None)
+    step = stepper(field, t, x, step_size_for(stepper, x, dt), memory[0] if memory else None)
     made = field.nfe, field.jacobians
     fresh = status == FRESH
     new = is_packed([torch.where(steps + 1 < plan.shape[1], -1.0, 0.0), row + 1, steps + 1])

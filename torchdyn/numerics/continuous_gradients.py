@@ -17,8 +17,9 @@ from .outcomes import SolverError, Stats
 from .adjoint_states import evaluate_with_graph, pull_back
 from .dense import basis, interpolant
 from .discrete_gradients import FAR_OFF, for_each, forget
-from .integrals import Quadrature, fractions_as_tensor, later_sums, patience_for
-from .integrals import sized
+from .integrals import fractions_as_tensor, later_sums, patience_for
+from .quadrature import Quadrature
+from .quadrature import sized
 from .integrate import Integrator
 from .replay import FIRST_ONLY, CallerContext, once_differentiable
 

@@ -11,7 +11,6 @@ import difflib
 import enum
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 

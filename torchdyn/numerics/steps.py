@@ -8,7 +8,6 @@ __all__ = ['Step', 'Stepper', 'weighted_sum', 'advance', 'WrappedStepper', 'mark
 # %% ../../nbs/numerics/04a_steps.ipynb #a11fe075
 import copy
 import inspect
-import math
 from typing import Any, Callable, NamedTuple
 
 import torch
