@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from .equations import Linearization, Residual, autocast_of, residual_norm
 from .outcomes import SolverError, Stats, Status, lookup
 from .replay import once_differentiable
-from .root_solvers import Anderson, Picard, Target, gmres, iterate
+from .gmres import gmres
+from .root_solvers import Anderson, Picard, Target, iterate
 
 # %% ../../nbs/numerics/17a_implicit_gradients.ipynb #56aa8fac
 class ImplicitGradient(torch.autograd.Function):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEARCHES', 'Target', 'RootSolver', 'Log', 'iterate', 'Picard', 'Anderson', 'LineSearch', 'Armijo', 'as_search',
-           'Newton', 'Broyden', 'gmres', 'NewtonKrylov']
+           'Newton', 'Broyden', 'NewtonKrylov']
 
 # %% ../../nbs/numerics/17_root_solvers.ipynb #f895c471
 import functools
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .outcomes import Status, lookup
 
 from .equations import Linearization, Residual, residual_norm
+from .gmres import gmres
 
 # %% ../../nbs/numerics/17_root_solvers.ipynb #6aaaac48
 class Target(NamedTuple):
@@ -372,74 +373,6 @@ class Broyden(RootSolver):
 def _inverse(g, z, other):  # of the Jacobian; `other` where it has none
     inverse = torch.linalg.inv_ex(g.jacobian(z))[0]
     return inverse.where(inverse.isfinite().all(2, keepdim=True).all(1, keepdim=True), other)
-
-# %% ../../nbs/numerics/17_root_solvers.ipynb #ded43c4a
-def gmres(
-    a: Callable,  # $A$: a linear map `[B, n]` -> `[B, n]` that keeps samples apart
-    b: Tensor,  # right-hand side, `[B, n]`
-    tol: float | Tensor = 1e-8,  # residual relative to `b`; a tensor `[B]` sets it for each sample
-    restart: int = 30,  # products before a restart: this many vectors are kept
-    cycles: int = 10,  # at most so many restarts
-) -> tuple[Tensor, Tensor]:  # x `[B, n]`, and the norm of its residual `[B]`
-    "Solves $A x = b$ for every sample by products with $A$ alone. Source: Saad, Schultz (1986)."
-    x = torch.zeros_like(b)
-    r = b
-    size = torch.linalg.vector_norm(r, dim=1)
-    bound = tol * size
-    for _ in range(cycles):
-        if (size <= bound).all():
-            break
-        x = x + _krylov(a, r, bound, min(restart, b.shape[1]))
-        r = b - a(x)
-        size = torch.linalg.vector_norm(r, dim=1)
-    return x, size
-
-# %% ../../nbs/numerics/17_root_solvers.ipynb #70d33b88
-def _krylov(a, r, bound, m):  # one cycle: the best x in the span of r, Ar, ..., A^(m-1) r
-    b = len(r)
-    eps = torch.finfo(r.dtype).eps
-    beta = torch.linalg.vector_norm(r, dim=1)
-    basis = r.new_zeros(b, m + 1, r.shape[1])
-    triangle = r.new_zeros(b, m + 1, m)
-    # A basis = basis rotation^T triangle
-    rotation = torch.eye(m + 1, dtype=r.dtype, device=r.device).repeat(b, 1, 1)
-    basis[:, 0] = r / beta.where(beta > 0, 1).unsqueeze(1)
-    for j in range(m):
-        w = a(basis[:, j])
-        least = 10 * eps * torch.linalg.vector_norm(w, dim=1)
-        column = r.new_zeros(b, m + 1)
-        for _ in range(2):  # Gram-Schmidt, twice is enough
-            c = torch.einsum("bkn,bn->bk", basis[:, : j + 1], w)
-            column[:, : j + 1] += c
-            w = w - torch.einsum("bkn,bk->bn", basis[:, : j + 1], c)
-        length = torch.linalg.vector_norm(w, dim=1)
-        length = length.where(length > least, 0)  # nothing new: this sample is solved
-        basis[:, j + 1] = (w / length.unsqueeze(1)).where(length.unsqueeze(1) > 0, 0)
-        column[:, j + 1] = length
-        triangle[:, :, j] = _rotate(rotation, torch.einsum("bij,bj->bi", rotation, column), j)
-        if j == m - 1 or (beta * rotation[:, j + 1, 0].abs() <= bound).all():
-            break
-    triangle = triangle[:, : j + 1, : j + 1]
-    rhs = beta.unsqueeze(1) * rotation[:, : j + 1, 0]
-    unused = triangle.diagonal(dim1=1, dim2=2) == 0
-    y = torch.linalg.solve_triangular(
-        triangle + torch.diag_embed(unused.to(r)), rhs.where(~unused, 0).unsqueeze(2), upper=True
-    )
-    return torch.einsum("bkn,bk->bn", basis[:, : j + 1], y.squeeze(2))
-
-# %% ../../nbs/numerics/17_root_solvers.ipynb #c4d283ce
-def _rotate(rotation, column, j):
-    "Givens: entries j and j + 1 of the column become one, and the rotation remembers."
-    size = torch.hypot(column[:, j], column[:, j + 1])
-    cos = (column[:, j] / size).where(size > 0, 1).unsqueeze(1)
-    sin = (column[:, j + 1] / size).where(size > 0, 0).unsqueeze(1)
-    upper = rotation[:, j]
-    lower = rotation[:, j + 1]
-    turned = cos * upper + sin * lower, cos * lower - sin * upper
-    rotation[:, j], rotation[:, j + 1] = turned
-    column[:, j] = size
-    column[:, j + 1] = 0.0
-    return column
 
 # %% ../../nbs/numerics/17_root_solvers.ipynb #90a29d75
 class NewtonKrylov(RootSolver):

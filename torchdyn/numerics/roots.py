@@ -30,7 +30,7 @@ from .implicit_gradients import LINEAR_SOLVERS  # noqa: F401
 from .implicit_gradients import ImplicitGradient  # noqa: F401
 from .root_solvers import Armijo  # noqa: F401
 from .root_solvers import as_search  # noqa: F401
-from .root_solvers import gmres  # noqa: F401
+from .gmres import gmres  # noqa: F401
 
 # %% ../../nbs/numerics/18_roots.ipynb #457df154
 class Root(NamedTuple):
