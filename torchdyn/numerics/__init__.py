@@ -37,7 +37,8 @@ from .implicit_stages import ImplicitRungeKutta
 from .integrate import Integrator, Problem, integrate
 from .jacobians import jacobian
 from .jumps import Stop
-from .odeint import odeint, odeint_symplectic
+from .odeint import odeint
+from .older import odeint_symplectic
 from .root_solvers import Anderson, Armijo, Broyden, LineSearch, Newton
 from .root_solvers import NewtonKrylov, Picard, RootSolver
 from .implicit_gradients import LINEAR_SOLVERS, LinearLog, RootError, implicit

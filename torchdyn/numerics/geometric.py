@@ -15,7 +15,7 @@ from torch import nn
 from .fields import VectorField, call_form
 from .steps import Step, Stepper, WrappedStepper
 
-from .states import axpy
+from .states import axpy, names_that_moved
 from .steppers import STEPPERS, as_stepper
 
 # %% ../../nbs/numerics/21_geometric_steppers.ipynb #a341e0c0
@@ -346,3 +346,6 @@ STEPPERS.update(
         "reversible_heun": ReversibleHeun,
     }
 )
+
+
+__getattr__ = names_that_moved(__name__, {"odeint_symplectic": "numerics.older"})

@@ -20,6 +20,7 @@ from .quadrature import Quadrature
 # names that stood here before
 from .quadrature import MOST_PANELS  # noqa: F401
 from .quadrature import Panel  # noqa: F401
+from .quadrature import panel_error  # noqa: F401
 from .quadrature import sized  # noqa: F401
 
 # %% ../../nbs/numerics/12_integrals.ipynb #9e791951

@@ -6,6 +6,6 @@
 __all__ = ['root_find']
 
 # %% ../../../nbs/rooms/96_older_roots.ipynb #08e44b8b
-from ..roots import root_find_v1 as root_find
+from ..older import root_find_v1 as root_find
 
 _all_ = ["root_find"]
