@@ -1,4 +1,6 @@
-"""Write README.md from nbs/index.ipynb: what its page shows, as Markdown. Pictures go to docs/images/."""
+"""Write README.md from nbs/index.ipynb: what its page shows, as Markdown. Pictures go to
+docs/images/."""
+
 import re
 import shutil
 import sys
@@ -15,27 +17,36 @@ IMAGES = "docs/images"
 def shown(cell):
     "Is the cell on the page? Takes the `#|` lines off it."
     options = re.match(r"(\s*#\|.*\n?)*", cell.source)[0]
-    cell.source = cell.source[len(options):]
-    return cell.cell_type != "raw" and cell.source.strip() and not re.search(r"#\|\s*hide\b", options)
+    cell.source = cell.source[len(options) :]
+    hidden = cell.cell_type == "raw" or re.search(r"#\|\s*hide\b", options)
+    return cell.source.strip() and not hidden
+
+
+def from_the_root(source, folder):
+    "Markdown whose links are relative to `folder`, as seen from above it."
+    return re.sub(r"\]\((?!\w+:|#|/)([^)\s]+)\)", rf"]({folder}/\1)", source)
 
 
 def main():
     settings = get_config(path=Path(__file__).resolve().parent)
-    root, index = settings.config_path, settings.nbs_path / settings.readme_nb
+    root = settings.config_path
+    index = settings.nbs_path / settings.readme_nb
     if not index.exists():
         sys.exit(f"{index.relative_to(root)} is missing: README.md is made from it")
     nb = nbformat.read(index, as_version=4)
     nb.metadata.language_info = {"name": "python"}  # for the fences around code
     nb.cells = [cell for cell in nb.cells if shown(cell)]
     for cell in nb.cells:
-        if cell.cell_type == "markdown":  # links are relative to nbs/, and the README stands above it
-            cell.source = re.sub(r"\]\((?!\w+:|#|/)([^)\s]+)\)", rf"]({settings.nbs_path.name}/\1)", cell.source)
-    text, resources = MarkdownExporter().from_notebook_node(nb, {"output_files_dir": IMAGES, "unique_key": "readme"})
+        if cell.cell_type == "markdown":
+            cell.source = from_the_root(cell.source, settings.nbs_path.name)
+    where = {"output_files_dir": IMAGES, "unique_key": "readme"}
+    text, resources = MarkdownExporter().from_notebook_node(nb, where)
     shutil.rmtree(root / IMAGES, ignore_errors=True)
     for name, picture in resources["outputs"].items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(picture)
-    (root / "README.md").write_text(NOTE + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", encoding="utf-8")
+    text = re.sub(r"\n{3,}", "\n\n", text).strip()
+    (root / "README.md").write_text(f"{NOTE}{text}\n", encoding="utf-8")
     print("README.md is made from nbs/index.ipynb")
 
 

@@ -87,13 +87,23 @@ def lower(gm, inputs, record, turn=True):
 
 
 def _settings(inputs, turn):
+    from torch._inductor import config
+
     if not all(v.device.type == "cpu" for v in inputs if isinstance(v, Tensor)):
         return {}
-    return {
+    settings = {
         "cpp_wrapper": True,  # C++ also calls the kernels
         "cpp.enable_floating_point_contract_flag": "fast",
         "post_grad_custom_post_pass": _fusible(turn and not torch.is_grad_enabled()),
     }
+    # Both spare a first call some seconds, where PyTorch has them: the instructions that the
+    # processor names are taken without building a library to try each, and the way back, which is
+    # long, is built in two parts, one of which needs no optimisation.
+    if hasattr(config.cpp, "vec_isa_ok"):
+        settings["cpp.vec_isa_ok"] = True
+    if not turn and hasattr(config, "cpp_wrapper_build_separate"):
+        settings["cpp_wrapper_build_separate"] = True
+    return settings
 
 
 def _proved(program):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from .own_memory import OwnMemory
 from .states import Layout, as_time
 
 # %% ../../nbs/numerics/01_fields.ipynb #6f5ed112
@@ -229,7 +230,7 @@ class VectorField:
         self.free = math.inf, -math.inf  # between these every time may be asked for
         self.nfe = 0
         self.jacobians = 0
-        self.own = _Own(in_a_solve=control is not None)
+        self.own = OwnMemory(in_a_solve=control is not None)
 
     def count_jacobian(self):
         self.jacobians += 1
@@ -287,67 +288,6 @@ class VectorField:
         an integrand."""
         return _Lifted(self, g, in_place)
 
-# %% ../../nbs/numerics/01_fields.ipynb #e1c355bb
-class _Own:
-    """Hands on what a function returned, in memory of its own: a copy, where later calls could
-    write over it."""
-
-    def __init__(
-        self,
-        in_a_solve: bool = True,  # the function will be called many times
-    ):
-        self.watched = in_a_solve
-        # only the counts of changes need looking at from now on
-        self.settled = False
-        # calls to watch the memory of: rings of buffers are shorter
-        self.left = 8
-        # a value, which keeps its place in memory taken, and its content
-        self.first = self.copy = None
-        self.place = 0
-        self.others = False  # values in other places were handed on as they are
-
-    def __call__(self, v):
-        try:
-            if v._version:
-                return v.clone()
-        except RuntimeError:  # inference mode does not count
-            pass
-        if not self.watched:
-            return v
-        if not v.requires_grad:  # what is written behind its back has no graph
-            try:
-                place = v.data_ptr()
-            except RuntimeError:  # under `torch.func` there is none to see
-                return v
-            if self.first is None and place:
-                return self.keep(v, place)
-            if place and place == self.place:
-                return self.again(v)
-            self.others = True
-        self.left -= 1
-        if not self.left:
-            self.settled = not v.is_inference()
-            self.watched = False
-            self.first = self.copy = None
-        return v
-
-    def keep(self, v, place):
-        self.first = v
-        self.place = place
-        self.copy = v.clone()
-        return self.copy
-
-    def again(self, v):
-        """A copy of a value in memory that was used before. Other values may have been written over
-        already."""
-        if self.others and not torch.equal(v, self.copy):
-            raise ValueError(
-                "a vector field, condition or integrand writes its values into buffers that it "
-                "uses in turn, by NumPy, .data or in inference mode, so earlier ones are lost: "
-                "return a copy, e.g. buffer.clone()"
-            )
-        return v.clone()
-
 # %% ../../nbs/numerics/01_fields.ipynb #f450c711
 class _Lifted:
     def __init__(self, field, f, in_place):
@@ -358,7 +298,7 @@ class _Lifted:
             field.args if self.takes_args and field.args else args_for(self.takes_args, None)
         )
         self.in_place = in_place
-        self.own = _Own()
+        self.own = OwnMemory()
 
     def __call__(self, t, x):
         if not is_compiling() and x.is_inference():

@@ -69,7 +69,8 @@ LINEAR_SOLVERS = {
     "dense": _dense,
     "gmres": _gmres,
     "anderson": functools.partial(_iterated, Anderson),
-    "neumann": functools.partial(_iterated, Picard),
+    "neumann": functools.partial(_iterated, Picard),  # whose sums are the iterates of
+    "picard": functools.partial(_iterated, Picard),
 }
 
 # %% ../../nbs/numerics/17a_implicit_gradients.ipynb #b5967f13

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .adjoint_states import InterpolantLog
 from .arguments import as_span, check_state, make_integrator, merge
-from .conditions import Clocks, Event
+from .conditions import EVENT_TOL, MAX_EVENTS, Clocks, Event
 from .control import Controller, Tolerance, as_tolerance
 from .dense import DenseSolution, basis
 from .event_outcomes import as_events, check_events, with_events
@@ -68,8 +68,8 @@ def odeint(
     integral_loss: Any = None,
     events: Event | list = (),  # what stops the solve, or makes the state jump; see `Event`
     # how closely an event is located on the interpolant, as a fraction of the step
-    event_tol: float = 1e-15,
-    max_events: int = 1000,  # more than so many (on one clock) are an error
+    event_tol: float = EVENT_TOL,
+    max_events: int = MAX_EVENTS,  # more than so many (on one clock) are an error
     j_span: int | None = None,  # the solve ends after so many events
     controller: str | Controller | None = None,  # of the step size: 'I', 'PI', 'PID' or an object
     args: Any = None,  # handed to `f`; tensors in it get gradients
@@ -153,12 +153,8 @@ def odeint(
             "dense and save_at need one clock: without per_sample=True, or ask for "
             "the times in t_span [B, T]"
         )
-    t_eval = visited = t_span
-    picked = None
-    if save_at is not None:
-        t_eval = save_at
-        save_at = as_span(save_at, "save_at")
-        visited, picked = merge(t_span, save_at, integrator.controller is not None)
+    t_eval, visited, picked = _times_to_visit(t_span, save_at, integrator)
+    visited, times = _times_of_clocks(visited, x, per_sample)
     pieces = None
     observers = []
     if dense:
@@ -171,13 +167,6 @@ def odeint(
         from torchdyn.compile import Compiled
 
         way = Compiled(way)
-    if per_sample:
-        visited = (t_span if t_span.dim() == 2 else t_span.expand(len(x), -1)).T.to(x.device)
-        times = visited.detach()
-    else:
-        times = (
-            visited.tolist() if not compiling or is_constant(visited) else list(visited.unbind())
-        )
     if not compiling:
         field.within = time_range(times, start, x, integrator)
         field.free = field.within.free
@@ -217,8 +206,6 @@ def odeint(
         rows = rows and [v[picked] for v in rows]
     fold = (lambda v: v) if layout is None else layout.unravel
     whole = DenseSolution(pieces.kept) if pieces and pieces.kept else None
-    if not isinstance(t_eval, Tensor):
-        t_eval = torch.as_tensor(t_eval, dtype=torch.float64)
     solution = Solution(
         t_eval,
         fold(states),
@@ -249,6 +236,25 @@ def _rounding_of(t_span):
     "How far times may be off, relative; `None` where they are exact."
     coarse = t_span.dtype in (torch.float32, torch.bfloat16, torch.float16)
     return torch.finfo(t_span.dtype).eps if coarse else None
+
+
+def _times_to_visit(t_span, save_at, integrator):
+    "Times of the answer, times that the loop visits, and the places of the former among these."
+    if save_at is None:
+        return t_span, t_span, None
+    asked = as_span(save_at, "save_at")
+    visited, places = merge(t_span, asked, integrator.controller is not None)
+    return asked, visited, places
+
+
+def _times_of_clocks(visited, x, per_sample):
+    "The times as a part of the graph, and as the loop has them: Python's numbers, or `[T, B]`."
+    if per_sample:
+        rows = visited if visited.dim() == 2 else visited.expand(len(x), -1)
+        visited = rows.T.to(x.device)
+        return visited, visited.detach()
+    known = not torch.compiler.is_compiling() or is_constant(visited)
+    return visited, visited.tolist() if known else list(visited.unbind())
 
 
 def _with_events(sensitivity, events, stops, event_tol, max_events, j_span):
