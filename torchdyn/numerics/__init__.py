@@ -28,8 +28,8 @@ from .conditions import Event
 from .control import Controller, IController, PIController, PIDController
 from .control import Tolerance
 from .dense import DenseSolution, Interpolant
-from .events import EventCallback, EventError, HybridSolution, odeint_event
-from .events import odeint_hybrid
+from .event_outcomes import EventError, HybridSolution
+from .events import odeint_event
 from .geometric import AsynchronousLeapfrog, Leapfrog, Reversible, ReversibleHeun
 from .geometric import Ruth3, Separable, Symplectic, Yoshida4
 from .gradcheck import check_gradients
@@ -38,7 +38,7 @@ from .integrate import Integrator, Problem, integrate
 from .jacobians import jacobian
 from .jumps import Stop
 from .odeint import odeint
-from .older import odeint_symplectic
+from .older import EventCallback, odeint_hybrid, odeint_symplectic
 from .root_solvers import Anderson, Armijo, Broyden, LineSearch, Newton
 from .root_solvers import NewtonKrylov, Picard, RootSolver
 from .implicit_gradients import LINEAR_SOLVERS, LinearLog, RootError, implicit
