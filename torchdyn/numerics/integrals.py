@@ -92,7 +92,7 @@ class Integrals:
         index = self.points.claim(segment)
         rows = [*range(index.start, index.stop)]
         ends = self.points.times[index]
-        if not ends or ends[-1] is not segment.end:
+        if not ends or ends[-1] != segment.end:
             rows.append(index.stop)
             ends = [*ends, segment.end]
         starts = [segment.t, *ends]
@@ -212,7 +212,7 @@ class Integrals:
         if not self.shape:
             known = {0: sums[0]}
             for part, total in zip(self.parts, sums[1:]):
-                if part.row < self.count and part.end is self.points.times[part.row]:
+                if part.row < self.count and part.end == self.points.times[part.row]:
                     known[part.row] = total
             return torch.stack([known.get(row, missing) for row in range(self.count)])
         every = self.points.samples

@@ -76,6 +76,8 @@ class Jumps(Sensitivity):
 
     def __call__(self, problem, x, tensors, backward=None):
         walk = _Walk(self, problem, x)
+        if np.isnan(walk.ahead).all():  # nothing happens on this way
+            return self.inner(problem, x, tensors, backward)
         while walk.going.any():
             walk.go_on(tensors, backward)
         return walk.states(), *walk.sums()
@@ -118,9 +120,8 @@ class _Walk:
         "Every clock to its next stop, or to its end, and through the jump there."
         clocks = self.clocks
         along = np.where(np.isnan(self.ahead), np.inf, self.forward * self.ahead)
-        k = along.argmin(0)
         hit = np.isfinite(along.min(0)) & self.going
-        stop = self.ahead[k, np.arange(clocks.count)]
+        stop = np.where(hit, self.forward * along.min(0), np.nan)
         room = 2 * np.spacing(np.fmax(abs(self.now), abs(np.where(hit, stop, self.last))))
         end = np.where(hit, stop - self.forward * room, self.last)
         end = np.where(self.forward * (end - self.now) > 0, end, self.now)
@@ -151,11 +152,12 @@ class _Walk:
         pieces = [clocks.last(v, line) if problem.cumulative else v for v in parts]
         self.totals = [v + piece for v, piece in zip(self.totals, pieces)]
         failed = self.failed()
-        for i in np.unique(k[hit]):
-            x = self.through(i, hit & (k == i) & ~failed, x, tensors)
+        met = hit & (self.forward * (self.ahead - stop) <= 2 * room)  # in the order they were given
+        for i in np.flatnonzero(met.any(1)):
+            x = self.through(i, met[i] & ~failed, x, tensors)
         self.x = x
         self.now = np.where(hit, stop + self.forward * room, end)
-        self.ahead[k[hit], np.flatnonzero(hit)] = np.nan
+        self.ahead[met] = np.nan
         reached = (self.forward * (self.grid - end) >= 0) & (
             self.forward * (self.grid - np.where(hit, self.now, end)) <= 0
         )
@@ -221,10 +223,15 @@ class _Walk:
 def _time_of(stop, clocks):
     "The time of a stop, `[C]`, as a node of its graph."
     time = torch.as_tensor(stop.time, dtype=torch.float64, device=clocks.device)
-    if time.dim() and (not clocks.per_sample or len(time) != clocks.count):
+    if time.dim() and not clocks.per_sample:
         raise ValueError(
-            f"a Stop has one time, or with per_sample=True one for each of the {clocks.count} "
-            f"samples; got shape {list(time.shape)}"
+            f"a Stop with times of shape {list(time.shape)} gives each sample its own: that needs "
+            "per_sample=True"
+        )
+    if time.dim() and len(time) != clocks.count:
+        raise ValueError(
+            f"a Stop has one time, or one for each of the {clocks.count} samples; got shape "
+            f"{list(time.shape)}"
         )
     return time.expand(clocks.count)
 

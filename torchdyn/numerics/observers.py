@@ -83,8 +83,8 @@ def as_regulariser(
     norm = sample_norm if integrator.per_sample else rms_norm
     if not sensitivity.keeps_graphs:
         raise ValueError(
-            f"regularise={name!r} sums over the discrete steps: it needs a sensitivity that keeps "
-            "their graphs, such as sensitivity='autograd'"
+            f"regularise={name!r} sums over the discrete steps: it needs sensitivity='autograd', "
+            "or another that keeps the graphs of the steps"
         )
     if not isinstance(stepper, RungeKutta) or not stepper.adaptive:
         raise ValueError(

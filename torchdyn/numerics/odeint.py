@@ -30,7 +30,7 @@ from .refusals import as_norm, check_export, check_outcome, check_precision
 from .refusals import explain, is_constant, time_range, unknown_options
 from .refusals import user_level, warn_of_idle_tolerances
 from .replay import parameters_of
-from .sensitivity import Sensitivity, as_sensitivity, solve
+from .sensitivity import Adjoint, Sensitivity, as_sensitivity, solve
 from .states import names_that_moved, ravel_state
 from .steps import Stepper
 
@@ -138,6 +138,7 @@ def odeint(
     sensitivity = as_sensitivity(
         sensitivity, checkpoints, solver=solver_adjoint, atol=atol_adjoint, rtol=rtol_adjoint
     )
+    _check_backward(x, solver_adjoint, atol_adjoint, rtol_adjoint)
     if integrator.controller is not None:
         check_precision(x, integrator.tolerance)
     elif (atol, rtol) != (None, None):
@@ -236,6 +237,15 @@ def _rounding_of(t_span):
     "How far times may be off, relative; `None` where they are exact."
     coarse = t_span.dtype in (torch.float32, torch.bfloat16, torch.float16)
     return torch.finfo(t_span.dtype).eps if coarse else None
+
+
+def _check_backward(x, solver, atol, rtol):
+    "What is given for a backward solve must be right, whether there is one or not."
+    if solver is not None:
+        Adjoint(solver)
+    for name, value in (("atol_adjoint", atol), ("rtol_adjoint", rtol)):
+        if value is not None:
+            as_tolerance(name, value, x, None)
 
 
 def _times_to_visit(t_span, save_at, integrator):

@@ -92,7 +92,9 @@ class Quadrature:
         self.patience = patience
         self.after = None  # a list: the sums after each step
         self.controlled = tolerance is not None
-        self.allowed = [_least(v) for v in tolerance[:2]] if self.controlled else None
+        self.allowed = None
+        if self.controlled:
+            self.allowed = _least(tolerance.atol), _least(tolerance.rtol)
         # for each step the fractions where its panels end, and their numbers of points
         self.cuts = []
         self.end = None  # the integrands where the last step ended

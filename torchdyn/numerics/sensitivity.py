@@ -69,9 +69,10 @@ class Sensitivity:
 
     def bounded(self, states: int) -> "Sensitivity":
         "The same with a bound on the states that it keeps."
+        named = [f"sensitivity={name!r}" for name, v in SENSITIVITIES.items() if v is self]
         raise ValueError(
             "checkpoints bounds the states that 'checkpointed' and 'interpolated_adjoint' keep; "
-            f"{type(self).__name__} keeps none of its own"
+            f"{[*named, type(self).__name__][0]} keeps none of its own"
         )
 
     def solved_back_with(self, **options) -> "Sensitivity":
