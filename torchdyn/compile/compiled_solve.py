@@ -23,7 +23,7 @@ from .graph_loop import carried, mode
 from .lower import SafeField, size_hint
 from ..numerics.clocks import step_size_for
 from .programs import reason, record_of, stepper_key
-from ..numerics.sensitivity import Sensitivity, as_sensitivity
+from ..numerics.sensitivity import Sensitivity, WrappedSensitivity, as_sensitivity
 
 # %% ../../nbs/compile/36_compiled_solve.ipynb #c8edb2fe
 def _listed_step(setting, stepper, keep, plan, carry):
@@ -172,7 +172,7 @@ def _trace_one():
 _LARGE = 1 << 22
 
 # %% ../../nbs/compile/36_compiled_solve.ipynb #b5a25368
-class Compiled(Sensitivity):
+class Compiled(WrappedSensitivity):
     "A sensitivity whose solves are compiled: the whole loop where that can be, else its steps."
 
     def __init__(
@@ -180,22 +180,16 @@ class Compiled(Sensitivity):
         sensitivity: str | Sensitivity | Callable = "autograd",
         backend: str = "inductor",  # of `torch.compile`
     ):
-        self.inner = as_sensitivity(sensitivity)
+        super().__init__(as_sensitivity(sensitivity))
         self.backend = backend
         for trait in ("exact", "keeps_graphs", "as_usual", "same_as_replayed"):
             setattr(self, trait, getattr(self.inner, trait))
-
-    def check(self, problem):
-        self.inner.check(problem)
 
     def bounded(self, states):
         return Compiled(self.inner.bounded(states), self.backend)
 
     def solved_back_with(self, **options):
         return Compiled(self.inner.solved_back_with(**options), self.backend)
-
-    def backward_integrator(self, integrator, x):
-        return self.inner.backward_integrator(integrator, x)
 
     def __call__(self, problem, x, tensors, backward=None):
         if not _traceable(problem, x):

@@ -17,11 +17,11 @@ from .outcomes import Status
 from .conditions import Clocks, Conditions, lifted, to_numpy
 from .crossings import CLOSE, EventMonitor
 from .fields import truth
-from .sensitivity import Sensitivity
+from .sensitivity import Sensitivity, WrappedSensitivity
 from .stretches import apply_jump, solve_to_event, to_the_end
 
 # %% ../../nbs/numerics/24b_event_walk.ipynb #a5d1ef12
-class Hybrid(Sensitivity):
+class Hybrid(WrappedSensitivity):
     "A sensitivity made of another one, applied from event to event; and what happened on the way."
 
     def __init__(
@@ -34,8 +34,8 @@ class Hybrid(Sensitivity):
         many: bool = False,  # a condition may have several components: any of them will do
         shown: int | None = None,  # so many of the events are the caller's; `None`: all
     ):
+        super().__init__(sensitivity)
         self.events = events
-        self.inner = sensitivity
         self.tol = tol
         self.many = many
         self.shown = len(events) if shown is None else shown
@@ -45,12 +45,6 @@ class Hybrid(Sensitivity):
         self.ends = []
         self.closest = (math.inf, math.nan)
         self.trouble = ""
-
-    def check(self, problem):
-        self.inner.check(problem)
-
-    def backward_integrator(self, integrator, x):
-        return self.inner.backward_integrator(integrator, x)
 
     def __call__(self, problem, x, tensors, backward=None):
         if truth((x == x).all()) is None:

@@ -18,7 +18,7 @@ from .event_outcomes import EventError, as_events, nearest_miss
 from .event_walk import Hybrid
 from .integrate import Integrator
 from .odeint import odeint
-from .sensitivity import Sensitivity, as_sensitivity
+from .sensitivity import Sensitivity, take_sensitivity
 from .states import names_that_moved
 from .steppers import as_stepper
 from .steps import Stepper
@@ -55,7 +55,8 @@ def odeint_event(
     steps = options.get("max_steps", Integrator.max_steps)
     wait = _longest(solver, max_time, options.get("dt"), steps, t0)
     t_span = torch.stack([t0, t0.detach() - wait if reverse_time else t0.detach() + wait])
-    way = as_sensitivity(sensitivity, options.pop("checkpoints", None))
+    options["sensitivity"] = sensitivity
+    way = take_sensitivity(options)
     engine = Hybrid(events, way, event_tol, 1, many=True)
     solution = odeint(f, x, t_span, solver, atol, rtol, sensitivity=engine, **options)
     if not len(solution.event_t):

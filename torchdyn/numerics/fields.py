@@ -73,9 +73,15 @@ def control(
 ):
     """Sets the control for a field that is evaluated outside a solve: `with control(x0):
     model.vf(t, x)`."""
-    _running.stack.append((None, None, u, None))
-    try:
+    with _announcing(None, None, u, None):
         yield u
+
+
+@contextlib.contextmanager
+def _announcing(*entry):
+    _running.stack.append(entry)
+    try:
+        yield
     finally:
         _running.stack.pop()
 
@@ -103,11 +109,8 @@ def context(
     **values,  # what `current` gives inside
 ):
     "Sets the context for a field that is evaluated outside a solve: `with context(noise=e): ...`."
-    _running.stack.append((None, None, None, values))
-    try:
+    with _announcing(None, None, None, values):
         yield values
-    finally:
-        _running.stack.pop()
 
 
 def drawn_context(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .conditions import Clocks, Event, jumped, lifted, to_numpy
-from .sensitivity import Sensitivity
+from .sensitivity import Sensitivity, WrappedSensitivity
 from .states import as_time
 from .time_gradients import TimeGradient
 
@@ -57,7 +57,7 @@ def as_stops(
     return tuple(bare), acting
 
 # %% ../../nbs/numerics/24d_jumps.ipynb #809529c4
-class Jumps(Sensitivity):
+class Jumps(WrappedSensitivity):
     "A sensitivity made of another one, applied from jump to jump."
 
     def __init__(
@@ -65,14 +65,8 @@ class Jumps(Sensitivity):
         stops: list,  # `Stop`s
         sensitivity: Sensitivity,  # of each piece
     ):
+        super().__init__(sensitivity)
         self.stops = stops
-        self.inner = sensitivity
-
-    def check(self, problem):
-        self.inner.check(problem)
-
-    def backward_integrator(self, integrator, x):
-        return self.inner.backward_integrator(integrator, x)
 
     def __call__(self, problem, x, tensors, backward=None):
         walk = _Walk(self, problem, x)

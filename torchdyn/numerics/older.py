@@ -21,7 +21,7 @@ from .odeint import odeint
 from .outcomes import Solution, lookup
 from .root_solvers import SEARCHES, Broyden, Newton, Target
 from .roots import ROOT_SOLVERS, Root, solve_root
-from .sensitivity import Sensitivity, as_sensitivity
+from .sensitivity import Sensitivity, take_sensitivity
 from .steps import Stepper
 
 # %% ../../nbs/rooms/90_older_forms.ipynb #31377da8
@@ -150,7 +150,7 @@ def _with_callbacks(f, x, t_span, callbacks, events, options):
         x = at_once[0].jump_map(t_span[0].clone(), tree_map(torch.clone, x))
     events = [*events, *(Event(c.check_event, jump=c.jump_map, direction=1) for c in callbacks)]
     tol, most, j_span = (options.pop(name) for name in ("event_tol", "max_events", "j_span"))
-    way = as_sensitivity(options.pop("sensitivity"), options.pop("checkpoints", None))
+    way = take_sensitivity(options)
 
     def solve(times):
         engine = Hybrid(events, way, tol, most, j_span)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SENSITIVITIES', 'autograd', 'checkpointed', 'reversible', 'interpolated_adjoint', 'adjoint', 'Sensitivity',
-           'integrate_on_tape', 'Autograd', 'Checkpointed', 'Reversible', 'check_count', 'Adjoint', 'FromFunction',
-           'as_sensitivity', 'solve']
+           'WrappedSensitivity', 'integrate_on_tape', 'Autograd', 'Checkpointed', 'Reversible', 'check_count',
+           'Adjoint', 'FromFunction', 'as_sensitivity', 'take_sensitivity', 'solve']
 
 # %% ../../nbs/numerics/15_sensitivity.ipynb #2c9a30ff
 import dataclasses
@@ -82,6 +82,19 @@ class Sensitivity:
     def backward_integrator(self, integrator: Integrator, x: Tensor) -> Integrator | None:
         "What solves back; `None` where nothing is solved back."
         return None
+
+
+class WrappedSensitivity(Sensitivity):
+    "A sensitivity made of another one, `self.inner`, which says what can be differentiated."
+
+    def __init__(self, sensitivity: Sensitivity):
+        self.inner = sensitivity
+
+    def check(self, problem):
+        self.inner.check(problem)
+
+    def backward_integrator(self, integrator, x):
+        return self.inner.backward_integrator(integrator, x)
 
 
 def integrate_on_tape(problem: Problem, x: Tensor) -> tuple:  # states, then the integrals
@@ -299,6 +312,16 @@ def as_sensitivity(
         check_count(checkpoints)
         chosen = chosen.bounded(checkpoints)
     return chosen.solved_back_with(**solved_back)
+
+
+def take_sensitivity(
+    options: dict,  # of `odeint`; those of the sensitivity are taken out
+) -> Sensitivity:
+    "The sensitivity that some options ask for, for handlers that wrap it themselves."
+    names = ("solver", "atol", "rtol")
+    solved_back = {name: options.pop(f"{name}_adjoint", None) for name in names}
+    chosen = options.pop("sensitivity", "autograd")
+    return as_sensitivity(chosen, options.pop("checkpoints", None), **solved_back)
 
 # %% ../../nbs/numerics/15_sensitivity.ipynb #3f4a1ef5
 def solve(
