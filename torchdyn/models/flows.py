@@ -18,21 +18,8 @@ from torch.distributions import Distribution, Transform, constraints
 from torch.utils._pytree import tree_leaves, tree_map
 from ..core.neuralde import DEFunc, ODEProblem
 from ..numerics.fields import VectorField, announced, current
-from .divergence import Bound, Exact, as_trace, sample_of
-
-# %% ../../nbs/models/62_flows.ipynb #96da96d9
-def _appended(x, context):
-    if not isinstance(context, Tensor) or context.dim() < 2 or not context.is_floating_point():
-        kind = type(context).__name__
-        if isinstance(context, Tensor):
-            kind = f"{context.dtype} {list(context.shape)}"
-        raise TypeError(
-            "a field without args gets its context appended to the state: a floating point tensor "
-            f"[B, C]; got {kind}. Write f(t, x, args) for anything else"
-        )
-    missing = x.dim() - context.dim()
-    context = context.reshape(*context.shape, *[1] * missing)
-    return torch.cat([x, context.expand(-1, -1, *x.shape[2:]).to(x.dtype)], 1)
+from .divergence import Bound, Exact, appended, as_trace, sample_of
+from ..nn.control import DataControl
 
 # %% ../../nbs/models/62_flows.ipynb #15a898f3
 class ConditionedField(DEFunc):
@@ -47,7 +34,7 @@ class ConditionedField(DEFunc):
         if not is_compiling():
             self.__dict__["nfe"] += 1
         m = self._modules.get("m") or self.m
-        x = _appended(x, args)
+        x = appended(x, args)
         return m(t, x) if self.timed else m(x)
 
 # %% ../../nbs/models/62_flows.ipynb #07f69b16
@@ -172,10 +159,16 @@ _KINKS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.T
 _IN_A_SOLVE = ("error", "stiffness")  # penalties that `odeint` knows itself
 
 
-def _warn_of_kinks(trace, field):
-    if not isinstance(trace, Exact) or not isinstance(field, nn.Module):
+def _check_field(trace, field):
+    if not isinstance(field, nn.Module):
         return
-    if hasattr(field, "divergence"):
+    if any(isinstance(m, DataControl) for m in field.modules()):
+        raise ValueError(
+            "DataControl appends the input of a solve, which is the data in one direction and the "
+            "base in the other: with it the field is no flow. Give a context instead, "
+            "flow.log_prob(x, context)"
+        )
+    if not isinstance(trace, Exact) or hasattr(field, "divergence"):
         return
     kinks = sorted({type(m).__name__ for m in field.modules() if isinstance(m, _KINKS)})
     if kinks:
@@ -184,6 +177,25 @@ def _warn_of_kinks(trace, field):
             "takes a solver many evaluations and gives no useful gradient. Take a smooth "
             "activation, e.g. nn.Tanh or nn.Softplus",
             stacklevel=4,
+        )
+
+
+def _warn_of_batches(field):
+    batch_norm = nn.modules.batchnorm._BatchNorm
+    modules = field.modules() if isinstance(field, nn.Module) else ()
+    if any(isinstance(m, batch_norm) and m.training for m in modules):
+        warnings.warn(
+            "the field normalises over the batch: its samples depend on each other and have no "
+            "density of their own. Call flow.eval(), or take nn.LayerNorm or nn.GroupNorm",
+            stacklevel=4,
+        )
+
+
+def _check_span(t_span):
+    times = torch.as_tensor(t_span).detach()
+    if times.shape != (2,) or not times.isfinite().all() or times[0] == times[1]:
+        raise ValueError(
+            f"t_span is two times, from the base to the data, e.g. (0., 1.); got {t_span!r}"
         )
 
 
@@ -255,7 +267,7 @@ class ContinuousFlow(nn.Module):
         super().__init__()
         field = _bare(field)
         self.trace = as_trace(trace)
-        _warn_of_kinks(self.trace, field)
+        _check_field(self.trace, field)
         self.penalties, in_a_solve = _split_penalties(regularise)
         self.problem = ODEProblem(
             field, solver=solver, sensitivity=sensitivity, regularise=in_a_solve, **options
@@ -268,6 +280,7 @@ class ContinuousFlow(nn.Module):
             self.problem.atol = atol
             self.problem.rtol = rtol
         self.base = as_base(base, next(iter(self.problem.vf.parameters()), None))
+        _check_span(t_span)
         self.t_span = t_span
         self.transform = transform if transform is None else Held(transform)
 
@@ -295,11 +308,11 @@ class ContinuousFlow(nn.Module):
         **options,  # of `odeint`, for this solve alone
     ) -> Tensor:  # `[*sample]` or `[*sample, B]`
         "The log-density of data, differentiable in data, context and parameters."
-        y, log_det = self._from_data(x)
-        y, context, shape = self._as_samples(y, context)
+        rows, context, shape = self._as_samples(x, context)
+        y, log_det = self._from_data(rows)
         z = self._solve(y, context, True, generator, density=True, **options)
         log_prob = self.base.log_prob(z) + self.solution.integral_loss["trace"]
-        return log_prob.reshape(shape) + log_det
+        return (log_prob + log_det).reshape(shape)
 
     @torch.no_grad()
     def sample(self, shape: tuple = (), context=None, generator=None, **options) -> Tensor:
@@ -321,8 +334,9 @@ class ContinuousFlow(nn.Module):
 
     def encode(self, x: Tensor, context=None, **options) -> Tensor:
         "Data to where they came from in the base; neither trace nor density."
-        y, context, shape = self._as_samples(self._from_data(x)[0], context)
-        return self._solve(y, context, True, **options).reshape(*shape, *self.event_shape)
+        x, context, shape = self._as_samples(x, context)
+        z = self._solve(self._from_data(x)[0], context, True, **options)
+        return z.reshape(*shape, *self.event_shape)
 
     def decode(self, z: Tensor, context=None, **options) -> Tensor:
         "Points of the base to data; the inverse of `encode`."
@@ -377,6 +391,7 @@ class ContinuousFlow(nn.Module):
         integrands = {}
         penalties = {}
         if density:
+            _warn_of_batches(self.field)
             noise = self.trace.draw(x, generator)
             integrands["trace"] = lambda t, x: self.trace(bound, t, x, current("noise"))
             known = _PENALTIES.values()
@@ -403,6 +418,8 @@ class ContinuousFlow(nn.Module):
 
     def _as_samples(self, x, context):
         "One leading dimension for all samples, their contexts alike, and the shape they had."
+        if not isinstance(x, Tensor):
+            raise TypeError(f"a flow takes tensors, [*sample, *event]; got {type(x).__name__}")
         event = self.event_shape
         shape = x.shape[: max(x.dim() - len(event), 0)]
         if x.shape[len(shape) :] != event:
