@@ -261,14 +261,16 @@ class ODEProblem(nn.Module):
         t_span: Any,  # times `[T]`; with `per_sample=True` also `[B, T]`
         save_at: Any = None,  # keep the states at these times instead
         args: Any = None,  # handed to the field
+        **options,  # for this solve alone
     ) -> Solution:
         "Solves with the remembered options."
-        options = self.options
+        options = {**self.options, **options}
+        solver = options.pop("solver", self.solver)
         given = self.vf.vf.vf
         # of the module whose method it is
         if not isinstance(given, nn.Module) and (owned := parameters_of(given)):
-            options = {**options, "optimizable_params": (*self.optimizable_params, *owned)}
-        return odeint(self.vf.field(args), x, t_span, self.solver, save_at=save_at, **options)
+            options["optimizable_params"] = *options.get("optimizable_params", ()), *owned
+        return odeint(self.vf.field(args), x, t_span, solver, save_at=save_at, **options)
 
     def forward(self, x, t_span, save_at=None, args=None):
         return self.odeint(x, t_span, save_at, args)
