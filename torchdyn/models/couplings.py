@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Coupling', 'Independent', 'squared_distance', 'sinkhorn', 'assignment', 'OptimalTransport']
 
-# %% ../../nbs/models/63_couplings.ipynb #de342a12
+# %% ../../nbs/models/63_couplings.ipynb #c70b8743
 import math
 from typing import Any, Callable
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-# %% ../../nbs/models/63_couplings.ipynb #414add9d
+# %% ../../nbs/models/63_couplings.ipynb #7d3f1107
 class Coupling:
     """Pairs a batch of noise with a batch of data: `x0, x1, *companions = coupling(x0, x1,
     *companions)`. A class of your own gives `permutation`."""
@@ -44,7 +44,7 @@ class Coupling:
     def __repr__(self):
         return f"{type(self).__name__}()"
 
-# %% ../../nbs/models/63_couplings.ipynb #38c39b65
+# %% ../../nbs/models/63_couplings.ipynb #a713652d
 def _check_batch(x0, x1, companions):
     for name, v in (("x0", x0), ("x1", x1)):
         if not isinstance(v, Tensor) or not v.dim():
@@ -76,14 +76,14 @@ def _check_permutation(order, n, name):
     if not isinstance(order, Tensor) or order.shape != (n,) or order.dtype != torch.long:
         raise TypeError(f"{name}.permutation gives a long tensor [{n}]; got {order!r}")
 
-# %% ../../nbs/models/63_couplings.ipynb #c5e68bde
+# %% ../../nbs/models/63_couplings.ipynb #fe7b277e
 class Independent(Coupling):
     "Pairs as they were drawn."
 
     def permutation(self, x0, x1, *companions):
         return torch.arange(len(x1), device=x1.device)
 
-# %% ../../nbs/models/63_couplings.ipynb #84c9a922
+# %% ../../nbs/models/63_couplings.ipynb #dbdc7c7c
 def squared_distance(
     x0: Tensor,  # `[N, ...]`
     x1: Tensor,  # `[M, ...]`
@@ -101,7 +101,7 @@ def squared_distance(
     centre = x1.mean(0) if len(x1) else 0
     return torch.cdist(x0 - centre, x1 - centre).square()
 
-# %% ../../nbs/models/63_couplings.ipynb #15f5dc97
+# %% ../../nbs/models/63_couplings.ipynb #93524fac
 def _potentials(cost, epsilon, rounds):
     "The two potentials `[N]`, `[M]` of the entropic plan; `epsilon` in the units of the cost."
     n, m = cost.shape
@@ -119,13 +119,13 @@ def _potentials(cost, epsilon, rounds):
         if last:
             return f, g
 
-# %% ../../nbs/models/63_couplings.ipynb #1ffa7eed
+# %% ../../nbs/models/63_couplings.ipynb #dc47c704
 def _spread(cost, epsilon):
     "`epsilon` in the units of the cost; no smaller than what its precision resolves."
     least = 8 * torch.finfo(cost.dtype).eps * cost.abs().max().item()
     return max(epsilon * cost.std(correction=0).item(), least, torch.finfo(cost.dtype).tiny)
 
-# %% ../../nbs/models/63_couplings.ipynb #5574f919
+# %% ../../nbs/models/63_couplings.ipynb #afb4eb53
 def sinkhorn(
     cost: Tensor,  # `[N, M]`
     epsilon: float = 0.01,  # strength of the entropy, in standard deviations of the costs
@@ -147,7 +147,7 @@ def sinkhorn(
     tiny = torch.finfo(plan.dtype).tiny
     return plan + short[:, None] * lack / short.sum().clamp(min=tiny)
 
-# %% ../../nbs/models/63_couplings.ipynb #fd983da2
+# %% ../../nbs/models/63_couplings.ipynb #96906500
 def _check_cost(cost):
     if cost.dim() != 2 or not cost.is_floating_point():
         raise ValueError(
@@ -159,7 +159,7 @@ def _check_cost(cost):
             "companions"
         )
 
-# %% ../../nbs/models/63_couplings.ipynb #3a6bcbfb
+# %% ../../nbs/models/63_couplings.ipynb #2eac740e
 def _auction(cost, prices, epsilon):
     "A permutation `[N]` of mean cost within `epsilon` of the least. Source: Bertsekas (1988)."
     n = len(cost)
@@ -183,7 +183,7 @@ def _auction(cost, prices, epsilon):
         choice[winner[sold]] = sold
         prices = prices.index_copy(0, sold, highest[sold])
 
-# %% ../../nbs/models/63_couplings.ipynb #05a274b2
+# %% ../../nbs/models/63_couplings.ipynb #dc2b5a32
 def assignment(
     cost: Tensor,  # `[N, N]`
     method: str = "assignment",  # 'assignment': the least cost; 'sinkhorn': within `epsilon` of it
@@ -211,7 +211,7 @@ def assignment(
     _, g = _potentials(cost, epsilon, rounds)
     return _auction(cost, -g, epsilon)
 
-# %% ../../nbs/models/63_couplings.ipynb #a94d7585
+# %% ../../nbs/models/63_couplings.ipynb #c7dd9b7e
 class OptimalTransport(Coupling):
     """Pairs of least total cost, within each block of the batch. Source: Pooladian et al. (2023);
     Tong et al. (2023)."""
@@ -281,7 +281,7 @@ class OptimalTransport(Coupling):
     def __repr__(self):
         return f"OptimalTransport({self.method!r}, condition_weight={self.condition_weight})"
 
-# %% ../../nbs/models/63_couplings.ipynb #899d615e
+# %% ../../nbs/models/63_couplings.ipynb #ca1a64c0
 def _rows(nest, rows):
     return tree_map(lambda v: v[rows] if isinstance(v, Tensor) else v, nest)
 

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['PathSample', 'Path', 'LinearPath', 'TrigPath', 'VPPath', 'BridgePath', 'FlowMatching']
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #908f0f54
+# %% ../../nbs/models/63a_flow_matching.ipynb #9999ffd4
 import math
 from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from ..core.neuralde import DEFunc
 from .couplings import Coupling, Independent
 from .flows import ConditionedField, StandardNormal
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #cc0c62b6
+# %% ../../nbs/models/63a_flow_matching.ipynb #63e6503c
 class PathSample(NamedTuple):
     "A point on the way of each pair."
 
@@ -23,7 +24,7 @@ class PathSample(NamedTuple):
     velocity: Tensor  # `[B, ...]`
     noise: Tensor | None  # `[B, ...]`, where the path has noise of its own
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #0be3bf99
+# %% ../../nbs/models/63a_flow_matching.ipynb #89f991ff
 def _column(t, x):
     "A time, a number or `[B]` or `[B, 1, ...]`, as a tensor that broadcasts against `x [B, ...]`."
     t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
@@ -47,7 +48,7 @@ def _value(f, t):
 def _slope(f, t):
     return torch.func.jvp(lambda t: _value(f, t), (t,), (torch.ones_like(t),))[1]
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #2bea36f4
+# %% ../../nbs/models/63a_flow_matching.ipynb #99fe5ac7
 class Path(nn.Module):
     """The way from noise to data, `alpha(t) x1 + beta(t) x0 + gamma(t) e`. Source: Albergo,
     Boffi, Vanden-Eijnden (2023)."""
@@ -180,7 +181,7 @@ class Path(nn.Module):
 
 _PREDICTIONS = ("velocity", "score", "noise", "data")
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #03c35a9e
+# %% ../../nbs/models/63a_flow_matching.ipynb #0dc74b74
 def _clock(t):
     return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
 
@@ -190,7 +191,7 @@ def _normal(like, generator):
     noise = torch.empty(like.shape, dtype=like.dtype, device=device).normal_(generator=generator)
     return noise.to(like.device)
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #8bd0591b
+# %% ../../nbs/models/63a_flow_matching.ipynb #289d6e52
 class LinearPath(Path):
     "Straight at constant speed: $t x_1 + (1 - (1 - \\sigma) t) x_0$. Source: Lipman et al. (2023)."
 
@@ -268,10 +269,7 @@ class BridgePath(Path):
     """A straight line with the noise of a Brownian bridge, $\\sigma \\sqrt{t (1 - t)}$. Source:
     Tong et al. (2024)."""
 
-    def __init__(
-        self,
-        sigma: float = 1.0,
-    ):
+    def __init__(self, sigma: float = 1.0):
         super().__init__(None, None, gamma=self._gamma, margin=1e-5)
         self.sigma = sigma
 
@@ -297,7 +295,7 @@ def _sine(t):
 def _cosine(t):
     return torch.cos(math.pi / 2 * t)
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #5f7fe034
+# %% ../../nbs/models/63a_flow_matching.ipynb #0a870d34
 class FlowMatching(nn.Module):
     """The loss that trains a flow without solving it: `FlowMatching(flow)(x1) -> [B]`. Source:
     Lipman et al. (2023); Tong et al. (2024) for couplings."""
@@ -315,8 +313,12 @@ class FlowMatching(nn.Module):
         super().__init__()
         if isinstance(time, str) and time not in _TIMES:
             raise ValueError(f"time is one of {list(_TIMES)}, or a function; got {time!r}")
-        self.flow = flow_or_field if hasattr(flow_or_field, "vf") else None
-        self.bare = ConditionedField(flow_or_field) if self.flow is None else None
+        is_model = hasattr(flow_or_field, "vf") and not isinstance(flow_or_field, DEFunc)
+        self.flow = flow_or_field if is_model else None
+        self.bare = None
+        if not is_model:
+            is_wrapped = isinstance(flow_or_field, DEFunc)
+            self.bare = flow_or_field if is_wrapped else ConditionedField(flow_or_field)
         self.path = LinearPath() if path is None else path
         self.coupling = Independent() if coupling is None else coupling
         self.time = time
@@ -361,8 +363,7 @@ class FlowMatching(nn.Module):
         base = getattr(self.flow, "base", None)
         if base is not None and not isinstance(base, StandardNormal):
             raise ValueError(
-                "only a standard normal base lets a velocity tell the score; this flow has "
-                f"{base}"
+                f"only a standard normal base lets a velocity tell the score; this flow has {base}"
             )
         if not isinstance(self.coupling, Independent):
             raise ValueError(
@@ -411,7 +412,7 @@ class FlowMatching(nn.Module):
     def extra_repr(self):
         return f"coupling={self.coupling}, time={self.time!r}"
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #3a01d64f
+# %% ../../nbs/models/63a_flow_matching.ipynb #a50958cc
 def _uniform(u):
     return u
 
