@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Schedule', 'VPSchedule', 'VESchedule', 'ProbabilityFlow', 'ReverseSDE', 'ScoreMatching']
 
-# %% ../../nbs/models/64_probability_flow.ipynb #cc8582a1
+# %% ../../nbs/models/64_probability_flow.ipynb #e01e263e
 from typing import Any, Callable
 
 import torch
@@ -16,7 +16,7 @@ from .flow_matching import time_derivative
 from .flows import ConditionedField, StandardNormal
 from ..numerics.outcomes import lookup
 
-# %% ../../nbs/models/64_probability_flow.ipynb #9ec0a50a
+# %% ../../nbs/models/64_probability_flow.ipynb #6280cd0d
 class Schedule:
     "How a diffusion fades data out and noise in: `x = mean(t) data + std(t) noise`."
 
@@ -91,11 +91,11 @@ class Schedule:
     def __repr__(self):
         return f"{type(self).__name__}(start={self.start}, end={self.end})"
 
-# %% ../../nbs/models/64_probability_flow.ipynb #5dcf7978
+# %% ../../nbs/models/64_probability_flow.ipynb #c2c09e0c
 def _clock(t):
     return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
 
-# %% ../../nbs/models/64_probability_flow.ipynb #8e39087e
+# %% ../../nbs/models/64_probability_flow.ipynb #b0f960f4
 class VPSchedule(Schedule):
     """Variance-preserving, $f = -\\beta/2$ and $g = \\sqrt\\beta$ with $\\beta$ from `bmin` to
     `bmax`. Source: Song et al. (2021)."""
@@ -154,7 +154,7 @@ class VESchedule(Schedule):
     def diffusion(self, t):
         return (2 * _clock(t)).sqrt()
 
-# %% ../../nbs/models/64_probability_flow.ipynb #8cc58444
+# %% ../../nbs/models/64_probability_flow.ipynb #92465320
 def _of_score(a, s):
     return torch.ones_like(s), torch.zeros_like(s)
 
@@ -174,7 +174,7 @@ def _of_v(a, s):
 
 _PREDICTIONS = {"score": _of_score, "noise": _of_noise, "data": _of_data, "v": _of_v}
 
-# %% ../../nbs/models/64_probability_flow.ipynb #fe3d7b76
+# %% ../../nbs/models/64_probability_flow.ipynb #edb49320
 class ProbabilityFlow(nn.Module):
     """The probability flow of a diffusion as a field `f(t, x, args)`; time 0 is the data. Source:
     Song et al. (2021)."""
@@ -272,7 +272,7 @@ class ReverseSDE(nn.Module):
     def __iter__(self):
         return iter((self.drift, self.diffusion))
 
-# %% ../../nbs/models/64_probability_flow.ipynb #e47cd140
+# %% ../../nbs/models/64_probability_flow.ipynb #799577a6
 class ScoreMatching(nn.Module):
     """The loss that trains the network of a probability flow: `ScoreMatching(flow)(x) -> [B]`.
     Source: Vincent (2011); Song et al. (2021)."""
