@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 from tex import plain
 
-ROOMS = ("numerics", "compile", "core", "nn", "learners", "datasets", "plot")
+ROOMS = ("numerics", "compile", "core", "nn", "models", "learners", "datasets", "plot")
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 INTRO = """---
 title: API
