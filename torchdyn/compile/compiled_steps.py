@@ -13,7 +13,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from ..numerics.fields import VectorField
 from ..numerics.steps import Step, WrappedStepper
 
@@ -74,7 +74,9 @@ class CompiledStepper(WrappedStepper):
             x = x.detach()
         kind = *stepper_key("step", self.stepper), isinstance(t, Tensor)
         moving = _clock(t, x), x, _clock(dt, x), memory
-        return self.record.run(kind, compiled_step, lower, self.inputs[field, grad] + moving)
+        states = [v for v in (x, *tree_leaves(memory)) if isinstance(v, Tensor)]
+        with open_batch(states):
+            return self.record.run(kind, compiled_step, lower, self.inputs[field, grad] + moving)
 
 # %% ../../nbs/compile/33_compiled_steps.ipynb #f59ab766
 class KnownRatio:

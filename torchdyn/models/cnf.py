@@ -7,6 +7,7 @@ __all__ = ['REQUIRES_NOISE', 'autograd_trace', 'hutch_trace', 'CNF']
 
 # %% ../../nbs/models/62a_cnf.ipynb #8a504e0f
 import contextlib
+import inspect
 from typing import Any, Callable
 
 import torch
@@ -16,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 from ..core.neuralde import HigherOrder
 from ..numerics.fields import VectorField, control, current, current_control
-from .divergence import Bound, Hutchinson, as_trace
+from .divergence import Bound, Exact, Hutchinson
+from .divergence import as_trace, in_a_graph, normal_mode
 
 # %% ../../nbs/models/62a_cnf.ipynb #597e31af
 def autograd_trace(
@@ -72,9 +74,9 @@ class CNF(nn.Module):
         self.noise_dist = noise_dist
         self.noise = None
         self.trace = None
-        by_hand = callable(trace_estimator) and not hasattr(trace_estimator, "draw")
-        if trace_estimator is None or not by_hand or isinstance(trace_estimator, type):
+        if trace_estimator is None or not inspect.isfunction(trace_estimator):
             self.trace = as_trace("exact" if trace_estimator is None else trace_estimator)
+        self.exact = isinstance(self.trace, Exact) or trace_estimator is autograd_trace
         self.drawn = WeakTensorKeyDictionary()
 
     def forward(self, t, state):
@@ -93,21 +95,20 @@ class CNF(nn.Module):
 
     def with_divergence(self, t, x):
         "`(f(t, x), [B])`."
-        noise = self.noise_for(x)
+        noise = None if self.exact else self.noise_for(x)
         with self.inner():
             if self.trace is None:
                 return self.estimated(t, x, noise)
             bound = Bound(self.net)
-            if noise is None:
+            if type(self.trace) is Exact:
                 return bound.value_and_divergence(t, x)
             return bound(t, x), self.trace(bound, t, x, noise)
 
     def estimated(self, t, x, noise):
         "The same by an estimator of TorchDyn's form."
         keep = torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x.clone() if x.is_inference() else x
-            x = x if x.requires_grad else x.detach().requires_grad_()
+        with normal_mode(x), torch.enable_grad():
+            x = in_a_graph(x)
             dx = VectorField(self.net).slope(t, x)
             div = self.trace_estimator(dx, x, noise=noise)
         return (dx, div) if keep else (dx.detach(), div.detach())
@@ -116,16 +117,17 @@ class CNF(nn.Module):
         "The probe of the running solve."
         if self.noise is not None:
             return self.noise
-        with contextlib.suppress(RuntimeError):
+        if is_compiling():  # whose initial state is another one
             return current("noise")
         with contextlib.suppress(RuntimeError):
+            return current("noise")
+        try:
             start = tree_leaves(current_control())[0]
-            if is_compiling():
-                return self.draw(x)
-            if start not in self.drawn:
-                self.drawn[start] = self.draw(x)
-            return self.drawn[start]
-        return self.draw(x)
+        except RuntimeError:  # the field is called by hand
+            return self.draw(x)
+        if start not in self.drawn:
+            self.drawn[start] = self.draw(x)
+        return self.drawn[start]
 
     def draw(self, x):
         if self.trace is not None:

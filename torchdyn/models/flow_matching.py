@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from ..core.neuralde import DEFunc
 from .couplings import Coupling, Independent
-from .flows import ConditionedField, StandardNormal
+from .distributions import StandardNormal
+from .flows import ConditionedField
 from ..numerics.outcomes import lookup
 
 # %% ../../nbs/models/63a_flow_matching.ipynb #cc0c62b6

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from .divergence import Bound
 from .flow_matching import as_column, data_of, draw_times, normal_like
 from .flow_matching import time_derivative
-from .flows import ConditionedField, StandardNormal
+from .distributions import StandardNormal
+from .flows import ConditionedField
 from ..numerics.outcomes import lookup
 
 # %% ../../nbs/models/64_probability_flow.ipynb #6280cd0d

@@ -286,17 +286,18 @@ class VectorField:
         # `g(t, x)` or `g(x)`, either with a last `args`, of the state as its author knows it
         g: Callable,
         in_place: bool = False,  # it may change the state that it gets: the caller hands it a copy
+        form: tuple | None = None,  # `call_form(g)`, if it is known already
     ) -> Callable:  # `g(t, x)` of the one tensor that steppers see
         """A function of time and state, taken as the field itself is: an event's condition, a jump,
         an integrand."""
-        return _Lifted(self, g, in_place)
+        return _Lifted(self, g, in_place, form)
 
 # %% ../../nbs/numerics/01_fields.ipynb #f450c711
 class _Lifted:
-    def __init__(self, field, f, in_place):
+    def __init__(self, field, f, in_place, form):
         self.field = field
         self.f = f
-        self.timed, self.takes_args = call_form(f)
+        self.timed, self.takes_args = form or call_form(f)
         self.args = (
             field.args if self.takes_args and field.args else args_for(self.takes_args, None)
         )
