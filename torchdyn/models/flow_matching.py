@@ -6,7 +6,7 @@
 __all__ = ['PathSample', 'as_column', 'time_derivative', 'Path', 'normal_like', 'LinearPath', 'TrigPath', 'VPPath', 'BridgePath',
            'draw_times', 'data_of', 'FlowMatching']
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #bb1db63b
+# %% ../../nbs/models/63a_flow_matching.ipynb #e127c52a
 import math
 from typing import Any, Callable, NamedTuple
 
@@ -18,7 +18,7 @@ from .distributions import StandardNormal
 from .flows import ConditionedField
 from ..numerics.outcomes import lookup
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #63e6503c
+# %% ../../nbs/models/63a_flow_matching.ipynb #cc0c62b6
 class PathSample(NamedTuple):
     "A point on the way of each pair."
 
@@ -27,7 +27,7 @@ class PathSample(NamedTuple):
     velocity: Tensor  # `[B, ...]`
     noise: Tensor | None  # `[B, ...]`, where the path has noise of its own
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #f4f51dcc
+# %% ../../nbs/models/63a_flow_matching.ipynb #7e777196
 def as_column(
     t: float | Tensor,  # a time: a number, `[B]` or `[B, 1, ...]`
     x: Tensor,  # `[B, ...]`
@@ -58,7 +58,7 @@ def time_derivative(
     "The slope of a function of time, by forward-mode differentiation."
     return torch.func.jvp(lambda t: _value(f, t), (t,), (torch.ones_like(t),))[1]
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #e291dd8a
+# %% ../../nbs/models/63a_flow_matching.ipynb #f293935f
 class Path(nn.Module):
     """The way from noise to data, `alpha(t) x1 + beta(t) x0 + gamma(t) e`. Source: Albergo,
     Boffi, Vanden-Eijnden (2023)."""
@@ -94,13 +94,15 @@ class Path(nn.Module):
     ) -> tuple:  # three tensors, shaped as `t`
         "$\\alpha_t$, $\\beta_t$ and $\\gamma_t$."
         t = _clock(t)
-        return tuple(_value(f, t) for f in self.functions())
+        return tuple(_value(f, _full(t)).to(t.dtype) for f in self.functions())
 
     def derivatives(self, t: float | Tensor) -> tuple:
         "$\\dot\\alpha_t$, $\\dot\\beta_t$ and $\\dot\\gamma_t$, `margin` away from the ends."
         t = _clock(t)
-        if self.margin:
-            t = t.clamp(self.margin, 1 - self.margin)
+        inside = _full(t).clamp(self.margin, 1 - self.margin)
+        return tuple(v.to(t.dtype) for v in self._derivatives(inside))
+
+    def _derivatives(self, t):
         if self.slopes is not None:
             return tuple(_value(f, t) for f in self.slopes)
         return tuple(time_derivative(f, t) for f in self.functions())
@@ -143,16 +145,16 @@ class Path(nn.Module):
                 raise ValueError(f"a prediction is one of {_PREDICTIONS}; got {name!r}")
         if known == wanted:
             return value
-        t = as_column(t, x)
+        t = _full(as_column(t, x))
         data, noise = self._means(value, t, x, known)
-        if wanted == "data":
-            return data
-        if wanted == "noise":
-            return noise
         if wanted == "score":
-            return -noise / self._scale(t.clamp(max=1 - self.ends))[1]
-        slope_of_data, slope_of_noise = self._slopes(t)
-        return slope_of_data * data + slope_of_noise * noise
+            found = -noise / self._scale(t.clamp(max=1 - self.ends))[1]
+        elif wanted == "velocity":
+            slope_of_data, slope_of_noise = self._slopes(t)
+            found = slope_of_data * data + slope_of_noise * noise
+        else:
+            found = data if wanted == "data" else noise
+        return found.to(x.dtype)
 
     def score(self, u: Tensor, t: float | Tensor, x: Tensor) -> Tensor:
         "$\\nabla \\log p_t(x)$ from the velocity `u`."
@@ -191,11 +193,15 @@ class Path(nn.Module):
 
 _PREDICTIONS = ("velocity", "score", "noise", "data")
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #05a263bd
+# %% ../../nbs/models/63a_flow_matching.ipynb #15eacb2a
 def _clock(t):
     return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #4ebe9d3a
+
+def _full(t):  # in half precision 1 - 1e-5 is 1
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+# %% ../../nbs/models/63a_flow_matching.ipynb #81eb7d6b
 def normal_like(
     x: Tensor,  # any shape
     generator: torch.Generator | None = None,  # on any device; `None`: PyTorch's own
@@ -205,7 +211,7 @@ def normal_like(
     noise = torch.empty(x.shape, dtype=x.dtype, device=device)
     return noise.normal_(generator=generator).to(x.device)
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #289d6e52
+# %% ../../nbs/models/63a_flow_matching.ipynb #3f1fc434
 class LinearPath(Path):
     "Straight at constant speed: $t x_1 + (1 - (1 - \\sigma) t) x_0$. Source: Lipman et al. (2023)."
 
@@ -219,8 +225,8 @@ class LinearPath(Path):
     def functions(self):
         return (lambda t: t), (lambda t: 1 - (1 - self.sigma) * t), torch.zeros_like
 
-    def derivatives(self, t):
-        one = torch.ones_like(_clock(t))
+    def _derivatives(self, t):
+        one = torch.ones_like(t)
         return one, (self.sigma - 1) * one, torch.zeros_like(one)
 
     def extra_repr(self):
@@ -237,7 +243,7 @@ class TrigPath(Path):
     def functions(self):
         return _sine, _cosine, torch.zeros_like
 
-    def derivatives(self, t):
+    def _derivatives(self, t):
         a, b, _ = self.coefficients(t)
         return math.pi / 2 * b, -math.pi / 2 * a, torch.zeros_like(a)
 
@@ -268,8 +274,7 @@ class VPPath(Path):
     def functions(self):
         return self._alpha, self._beta, torch.zeros_like
 
-    def derivatives(self, t):
-        t = _clock(t).clamp(self.margin, 1 - self.margin)
+    def _derivatives(self, t):
         rate = self.bmin + (1 - t) * (self.bmax - self.bmin)
         a = self._alpha(t)
         da = a * rate / 2
@@ -293,8 +298,7 @@ class BridgePath(Path):
     def functions(self):
         return (lambda t: t), (lambda t: 1 - t), self._gamma
 
-    def derivatives(self, t):
-        t = _clock(t).clamp(self.margin, 1 - self.margin)
+    def _derivatives(self, t):
         one = torch.ones_like(t)
         return one, -one, self.sigma * (1 - 2 * t) / (2 * (t * (1 - t)).sqrt())
 
@@ -309,7 +313,7 @@ def _sine(t):
 def _cosine(t):
     return torch.cos(math.pi / 2 * t)
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #a50958cc
+# %% ../../nbs/models/63a_flow_matching.ipynb #3a01d64f
 def _uniform(u):
     return u
 
@@ -320,7 +324,7 @@ def _logit_normal(u):
 
 _TIMES = {"uniform": _uniform, "logit-normal": _logit_normal}
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #bd6a598c
+# %% ../../nbs/models/63a_flow_matching.ipynb #6d54f63f
 def draw_times(
     # 'uniform', 'logit-normal', or a function of uniform numbers `[B]` that gives times `[B]`
     time: str | Callable,
@@ -357,7 +361,7 @@ def data_of(
     transform = getattr(flow, "transform", None)
     return x if transform is None else transform.at(x)(x)
 
-# %% ../../nbs/models/63a_flow_matching.ipynb #c3479e62
+# %% ../../nbs/models/63a_flow_matching.ipynb #81695158
 class FlowMatching(nn.Module):
     """The loss that trains a flow without solving it: `FlowMatching(flow)(x1) -> [B]`. Source:
     Lipman et al. (2023); Tong et al. (2024) for couplings."""
