@@ -7,7 +7,7 @@ __all__ = ['GNF', 'energy_of', 'energy_gradient', 'energy_hessian', 'halves', 'E
            'Matrix', 'Skew', 'Semidefinite', 'times', 'solve_mass', 'LNN', 'as_semidefinite', 'GradientFlow', 'Sum',
            'Embed']
 
-# %% ../../nbs/models/61_energy.ipynb #05c7236f
+# %% ../../nbs/models/61_energy.ipynb #ea0607ae
 from typing import Any, Callable
 
 import torch
@@ -19,7 +19,7 @@ from ..numerics.fields import VectorField, announced, args_for, call_form, curre
 from ..numerics.fields import truth, under_transform
 from ..numerics.geometric import Separable
 
-# %% ../../nbs/models/61_energy.ipynb #03b92ada
+# %% ../../nbs/models/61_energy.ipynb #2cf553c7
 def energy_of(
     energy: Callable,  # `[..., n]` to `[...]` or `[..., 1]`
     x: Tensor,  # `[..., n]`
@@ -41,7 +41,7 @@ def energy_of(
         f"{list(x.shape[:-1])} or {[*x.shape[:-1], 1]}; the net gave {got}"
     )
 
-# %% ../../nbs/models/61_energy.ipynb #010cfc48
+# %% ../../nbs/models/61_energy.ipynb #35431244
 def _watched(x, graph):  # what the energy is asked at, and differentiated for
     if graph and x.requires_grad:
         return x.view_as(x)
@@ -70,7 +70,8 @@ def _derivatives(energy, x, rows):
     if is_compiling():
         with torch.enable_grad():
             return _differentiated(energy, x, _watched(x, graph), rows, graph)
-    if under_transform():
+    # in a solve a leaf of our own would be a stranger to what looks after its gradients
+    if under_transform() or (graph and not x.requires_grad and _in_a_solve()):
         return _transformed(energy, x, rows)
     with torch.inference_mode(False), torch.enable_grad():
         return _differentiated(energy, x, _watched(x, graph), rows, graph)
@@ -98,6 +99,14 @@ def _row(component, y, graph):
     return grad(component, y, create_graph=graph, retain_graph=True, materialize_grads=True)[0]
 
 
+def _in_a_solve():
+    try:
+        current_depth()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _transformed(energy, x, rows):
     def slope_at(y):
         return torch.func.grad(lambda z: energy_of(energy, z).sum())(y)
@@ -108,7 +117,7 @@ def _transformed(energy, x, rows):
     units = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     return slope, [pull(units[i].expand_as(x))[0] for i in rows]
 
-# %% ../../nbs/models/61_energy.ipynb #d3a4e43a
+# %% ../../nbs/models/61_energy.ipynb #50cc6e3d
 def energy_gradient(
     energy: Callable,  # `[..., n]` to `[...]` or `[..., 1]`, each sample for itself
     x: Tensor,  # `[..., n]`; left as it is
@@ -127,7 +136,7 @@ def energy_hessian(
     slope, hessian = _derivatives(energy, x, range(x.shape[-1]) if rows is None else rows)
     return slope, torch.stack(hessian, -2)
 
-# %% ../../nbs/models/61_energy.ipynb #dd1566de
+# %% ../../nbs/models/61_energy.ipynb #f9376247
 def halves(
     x: Tensor,  # `[..., 2n]`
 ) -> tuple:  # positions and momenta, or velocities, `[..., n]` each
@@ -171,7 +180,7 @@ def time_of(
     except RuntimeError:
         return None
 
-# %% ../../nbs/models/61_energy.ipynb #ba3a83bd
+# %% ../../nbs/models/61_energy.ipynb #cb9f5b6e
 class HNN(EnergyField):
     """A Hamiltonian network, $\\dot q = \\partial_p H$, $\\dot p = -\\partial_q H$. Source:
     Greydanus, Dzamba, Yosinski (2019)."""
@@ -199,7 +208,7 @@ class HNN(EnergyField):
         "The trace of the Jacobian: zero, `[B]`."
         return x.new_zeros(x.shape[:-1])
 
-# %% ../../nbs/models/61_energy.ipynb #630c9493
+# %% ../../nbs/models/61_energy.ipynb #22461a54
 class _Slope(nn.Module):
     "The gradient of an energy times a sign."
 
@@ -211,7 +220,7 @@ class _Slope(nn.Module):
     def forward(self, x):
         return self.sign * energy_gradient(self.net, x)
 
-# %% ../../nbs/models/61_energy.ipynb #7800ebad
+# %% ../../nbs/models/61_energy.ipynb #4e60cc80
 class SeparableHNN(EnergyField, Separable):
     """A Hamiltonian network of two energies, $H = T(p) + V(q)$, on the state `[q, p]`; symplectic
     steppers take it."""
@@ -239,7 +248,7 @@ class SeparableHNN(EnergyField, Separable):
         "The trace of the Jacobian: zero, `[B]`."
         return x.new_zeros(x.shape[:-1])
 
-# %% ../../nbs/models/61_energy.ipynb #ffe33f5b
+# %% ../../nbs/models/61_energy.ipynb #a1eb4825
 class Matrix(nn.Module):
     """A matrix that is known (a tensor, kept as a buffer), learned (an `nn.Parameter`), or a
     function of the state, `[..., n]` to `[..., n, m]`."""
@@ -323,7 +332,7 @@ def times(
         return v @ matrix.mT
     return (matrix @ v.unsqueeze(-1)).squeeze(-1)
 
-# %% ../../nbs/models/61_energy.ipynb #2521d2c7
+# %% ../../nbs/models/61_energy.ipynb #5f81c03e
 def solve_mass(
     mass: Tensor,  # `[..., n, n]`, symmetric
     force: Tensor,  # `[..., n]`
@@ -341,7 +350,7 @@ def solve_mass(
         _refuse_mass(mass, info, method, name)
     return found.squeeze(-1)
 
-# %% ../../nbs/models/61_energy.ipynb #5329e185
+# %% ../../nbs/models/61_energy.ipynb #574ce467
 def _refuse_mass(mass, info, method, name):
     # a state that is not finite is for the step control to reject
     bad = (info != 0) & mass.isfinite().flatten(-2).all(-1)
@@ -367,7 +376,7 @@ def _refuse_mass(mass, info, method, name):
         f"eigenvalue {lowest:.3g}: {advice}"
     )
 
-# %% ../../nbs/models/61_energy.ipynb #00339004
+# %% ../../nbs/models/61_energy.ipynb #67c2556e
 class LNN(EnergyField):
     """A Lagrangian network on the state `[q, v]`, with forces and damping. Source: Cranmer,
     Greydanus, Hoyer, Battaglia, Spergel, Ho (2020)."""
@@ -431,7 +440,7 @@ def as_semidefinite(
     ready = matrix is None or isinstance(matrix, Semidefinite)
     return matrix if ready else Semidefinite(matrix)
 
-# %% ../../nbs/models/61_energy.ipynb #8221e7a1
+# %% ../../nbs/models/61_energy.ipynb #f938c4dc
 class GradientFlow(EnergyField):
     "A field that goes down an energy, $\\dot x = -G(x)^{-1} \\nabla E(x)$."
 
@@ -466,7 +475,7 @@ class GradientFlow(EnergyField):
 
 GNF = GradientFlow
 
-# %% ../../nbs/models/61_energy.ipynb #7b9f21a4
+# %% ../../nbs/models/61_energy.ipynb #2c540cea
 class Sum(nn.Module):
     """The sum of vector fields, each `f(x)` or `f(t, x)`, either with a last `args`. It has a
     `divergence` where all of them have one."""
@@ -501,7 +510,7 @@ class Sum(nn.Module):
 
         return divergence
 
-# %% ../../nbs/models/61_energy.ipynb #12d92b9c
+# %% ../../nbs/models/61_energy.ipynb #cc2895c5
 def _called(f, form, t, x, args):
     timed, takes_args = form
     given = args_for(takes_args, args) if takes_args else ()
@@ -511,7 +520,7 @@ def _called(f, form, t, x, args):
         raise TypeError(f"{f} is a field of time and state: call the sum with both, f(t, x)")
     return f(t, x, *given)
 
-# %% ../../nbs/models/61_energy.ipynb #40ec127b
+# %% ../../nbs/models/61_energy.ipynb #b588ee7f
 class Embed(nn.Module):
     """A net that sees the angles of a state as cosines and sines: of `[B, n]` with k angles it gets
     `[B, n + k]`, the cosines, the sines, and the other components in their order."""
