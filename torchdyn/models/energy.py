@@ -7,7 +7,7 @@ __all__ = ['GNF', 'energy_of', 'energy_gradient', 'energy_hessian', 'halves', 'E
            'Matrix', 'Skew', 'Semidefinite', 'times', 'solve_mass', 'LNN', 'as_semidefinite', 'GradientFlow', 'Sum',
            'Embed']
 
-# %% ../../nbs/models/61_energy.ipynb #ea0607ae
+# %% ../../nbs/models/61_energy.ipynb #05c7236f
 from typing import Any, Callable
 
 import torch
@@ -19,7 +19,7 @@ from ..numerics.fields import VectorField, announced, args_for, call_form, curre
 from ..numerics.fields import truth, under_transform
 from ..numerics.geometric import Separable
 
-# %% ../../nbs/models/61_energy.ipynb #2cf553c7
+# %% ../../nbs/models/61_energy.ipynb #03b92ada
 def energy_of(
     energy: Callable,  # `[..., n]` to `[...]` or `[..., 1]`
     x: Tensor,  # `[..., n]`
@@ -41,7 +41,7 @@ def energy_of(
         f"{list(x.shape[:-1])} or {[*x.shape[:-1], 1]}; the net gave {got}"
     )
 
-# %% ../../nbs/models/61_energy.ipynb #35431244
+# %% ../../nbs/models/61_energy.ipynb #8ff60bc5
 def _watched(x, graph):  # what the energy is asked at, and differentiated for
     if graph and x.requires_grad:
         return x.view_as(x)
@@ -117,7 +117,7 @@ def _transformed(energy, x, rows):
     units = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     return slope, [pull(units[i].expand_as(x))[0] for i in rows]
 
-# %% ../../nbs/models/61_energy.ipynb #50cc6e3d
+# %% ../../nbs/models/61_energy.ipynb #d3a4e43a
 def energy_gradient(
     energy: Callable,  # `[..., n]` to `[...]` or `[..., 1]`, each sample for itself
     x: Tensor,  # `[..., n]`; left as it is
@@ -136,7 +136,7 @@ def energy_hessian(
     slope, hessian = _derivatives(energy, x, range(x.shape[-1]) if rows is None else rows)
     return slope, torch.stack(hessian, -2)
 
-# %% ../../nbs/models/61_energy.ipynb #f9376247
+# %% ../../nbs/models/61_energy.ipynb #dd1566de
 def halves(
     x: Tensor,  # `[..., 2n]`
 ) -> tuple:  # positions and momenta, or velocities, `[..., n]` each
@@ -180,7 +180,7 @@ def time_of(
     except RuntimeError:
         return None
 
-# %% ../../nbs/models/61_energy.ipynb #cb9f5b6e
+# %% ../../nbs/models/61_energy.ipynb #ba3a83bd
 class HNN(EnergyField):
     """A Hamiltonian network, $\\dot q = \\partial_p H$, $\\dot p = -\\partial_q H$. Source:
     Greydanus, Dzamba, Yosinski (2019)."""
@@ -208,7 +208,7 @@ class HNN(EnergyField):
         "The trace of the Jacobian: zero, `[B]`."
         return x.new_zeros(x.shape[:-1])
 
-# %% ../../nbs/models/61_energy.ipynb #22461a54
+# %% ../../nbs/models/61_energy.ipynb #630c9493
 class _Slope(nn.Module):
     "The gradient of an energy times a sign."
 
@@ -220,7 +220,7 @@ class _Slope(nn.Module):
     def forward(self, x):
         return self.sign * energy_gradient(self.net, x)
 
-# %% ../../nbs/models/61_energy.ipynb #4e60cc80
+# %% ../../nbs/models/61_energy.ipynb #7800ebad
 class SeparableHNN(EnergyField, Separable):
     """A Hamiltonian network of two energies, $H = T(p) + V(q)$, on the state `[q, p]`; symplectic
     steppers take it."""
@@ -248,7 +248,7 @@ class SeparableHNN(EnergyField, Separable):
         "The trace of the Jacobian: zero, `[B]`."
         return x.new_zeros(x.shape[:-1])
 
-# %% ../../nbs/models/61_energy.ipynb #a1eb4825
+# %% ../../nbs/models/61_energy.ipynb #cca91ad0
 class Matrix(nn.Module):
     """A matrix that is known (a tensor, kept as a buffer), learned (an `nn.Parameter`), or a
     function of the state, `[..., n]` to `[..., n, m]`."""
@@ -281,6 +281,11 @@ class Matrix(nn.Module):
             matrix = self.matrix(x)
         elif self.matrix.dim():
             matrix = self.matrix
+            if matrix.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+                raise ValueError(
+                    f"a matrix of {matrix.dtype} for a state of {x.dtype}: convert the field, "
+                    f".to({x.dtype}), or the state"
+                )
         else:
             return self.matrix.to(x.dtype) * torch.eye(n, dtype=x.dtype, device=x.device)
         if matrix.dim() < 2 or matrix.shape[-2] != n:
@@ -332,7 +337,7 @@ def times(
         return v @ matrix.mT
     return (matrix @ v.unsqueeze(-1)).squeeze(-1)
 
-# %% ../../nbs/models/61_energy.ipynb #5f81c03e
+# %% ../../nbs/models/61_energy.ipynb #2521d2c7
 def solve_mass(
     mass: Tensor,  # `[..., n, n]`, symmetric
     force: Tensor,  # `[..., n]`
@@ -350,7 +355,7 @@ def solve_mass(
         _refuse_mass(mass, info, method, name)
     return found.squeeze(-1)
 
-# %% ../../nbs/models/61_energy.ipynb #574ce467
+# %% ../../nbs/models/61_energy.ipynb #5329e185
 def _refuse_mass(mass, info, method, name):
     # a state that is not finite is for the step control to reject
     bad = (info != 0) & mass.isfinite().flatten(-2).all(-1)
@@ -376,7 +381,7 @@ def _refuse_mass(mass, info, method, name):
         f"eigenvalue {lowest:.3g}: {advice}"
     )
 
-# %% ../../nbs/models/61_energy.ipynb #67c2556e
+# %% ../../nbs/models/61_energy.ipynb #00339004
 class LNN(EnergyField):
     """A Lagrangian network on the state `[q, v]`, with forces and damping. Source: Cranmer,
     Greydanus, Hoyer, Battaglia, Spergel, Ho (2020)."""
@@ -440,7 +445,7 @@ def as_semidefinite(
     ready = matrix is None or isinstance(matrix, Semidefinite)
     return matrix if ready else Semidefinite(matrix)
 
-# %% ../../nbs/models/61_energy.ipynb #f938c4dc
+# %% ../../nbs/models/61_energy.ipynb #8221e7a1
 class GradientFlow(EnergyField):
     "A field that goes down an energy, $\\dot x = -G(x)^{-1} \\nabla E(x)$."
 
@@ -475,7 +480,7 @@ class GradientFlow(EnergyField):
 
 GNF = GradientFlow
 
-# %% ../../nbs/models/61_energy.ipynb #2c540cea
+# %% ../../nbs/models/61_energy.ipynb #7b9f21a4
 class Sum(nn.Module):
     """The sum of vector fields, each `f(x)` or `f(t, x)`, either with a last `args`. It has a
     `divergence` where all of them have one."""
@@ -510,7 +515,7 @@ class Sum(nn.Module):
 
         return divergence
 
-# %% ../../nbs/models/61_energy.ipynb #cc2895c5
+# %% ../../nbs/models/61_energy.ipynb #12d92b9c
 def _called(f, form, t, x, args):
     timed, takes_args = form
     given = args_for(takes_args, args) if takes_args else ()
@@ -520,7 +525,7 @@ def _called(f, form, t, x, args):
         raise TypeError(f"{f} is a field of time and state: call the sum with both, f(t, x)")
     return f(t, x, *given)
 
-# %% ../../nbs/models/61_energy.ipynb #b588ee7f
+# %% ../../nbs/models/61_energy.ipynb #40ec127b
 class Embed(nn.Module):
     """A net that sees the angles of a state as cosines and sines: of `[B, n]` with k angles it gets
     `[B, n + k]`, the cosines, the sines, and the other components in their order."""

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PortHamiltonian', 'InputConvex', 'Lyapunov', 'StableNeuralFlow', 'EnergyShaping', 'ClosedLoop']
 
-# %% ../../nbs/models/61a_port_hamiltonian.ipynb #014c618c
+# %% ../../nbs/models/61a_port_hamiltonian.ipynb #0cfd21ed
 from typing import Any, Callable
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 from .energy import LNN, EnergyField, Matrix, Skew, as_semidefinite
 from .energy import energy_gradient, energy_of, halves, time_of, times
 
-# %% ../../nbs/models/61a_port_hamiltonian.ipynb #f5eed347
+# %% ../../nbs/models/61a_port_hamiltonian.ipynb #e57d6c1b
 class PortHamiltonian(EnergyField):
     """$\\dot x = (J(x) - R(x)) \\nabla H(x) + B(x) u$ with output $y = B^\\top \\nabla H$. Called
     `f(x)`, `f(t, x)` or `f(t, x, args)`. Source: van der Schaft, Jeltsema (2014)."""
@@ -110,7 +110,7 @@ class PortHamiltonian(EnergyField):
     def _no_divergence(self, t, x):
         return x.new_zeros(x.shape[:-1])
 
-# %% ../../nbs/models/61a_port_hamiltonian.ipynb #50ca520d
+# %% ../../nbs/models/61a_port_hamiltonian.ipynb #4853294c
 class InputConvex(nn.Module):
     """A network that is convex in its input and smooth, `[B, n]` to `[B]`. Source: Amos, Xu, Kolter
     (2017)."""
@@ -133,7 +133,7 @@ class InputConvex(nn.Module):
             z = softplus(enter(x) + z @ softplus(weight).mT / len(weight))
         return z @ softplus(self.output) / len(self.output)
 
-# %% ../../nbs/models/61a_port_hamiltonian.ipynb #3fa30bfb
+# %% ../../nbs/models/61a_port_hamiltonian.ipynb #da8cba82
 class Lyapunov(nn.Module):
     """An energy with one minimum, zero at `center`, and no other place with zero slope: what a
     convex net has above its tangent there, and a parabola."""
@@ -163,7 +163,7 @@ class Lyapunov(nn.Module):
         above = energy_of(self.convex, x) - there - (away * slope).sum(-1)
         return above + self.eps * away.square().sum(-1)
 
-# %% ../../nbs/models/61a_port_hamiltonian.ipynb #8ebe7257
+# %% ../../nbs/models/61a_port_hamiltonian.ipynb #d96262a5
 class StableNeuralFlow(PortHamiltonian):
     """$\\dot x = (J(x) - R(x) - \\epsilon) \\nabla E(x)$ with an energy that only falls and has one
     minimum: every solution goes there, whatever the weights. Source: Massaroli et al. (2020),
@@ -196,7 +196,7 @@ class StableNeuralFlow(PortHamiltonian):
     def divergence(self):
         raise AttributeError("the divergence of a stable flow is not known")
 
-# %% ../../nbs/models/61a_port_hamiltonian.ipynb #6e5b681e
+# %% ../../nbs/models/61a_port_hamiltonian.ipynb #3e9cae01
 class EnergyShaping(nn.Module):
     """A controller $u = -\\nabla V^*(B^\\top q) - K B^\\top v$ that adds a potential and friction:
     `closed_loop(plant)`, or the `u=` of a `PortHamiltonian`. Source: Takegaki, Arimoto (1981)."""
