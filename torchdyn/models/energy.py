@@ -41,7 +41,7 @@ def energy_of(
         f"{list(x.shape[:-1])} or {[*x.shape[:-1], 1]}; the net gave {got}"
     )
 
-# %% ../../nbs/models/61_energy.ipynb #010cfc48
+# %% ../../nbs/models/61_energy.ipynb #8ff60bc5
 def _watched(x, graph):  # what the energy is asked at, and differentiated for
     if graph and x.requires_grad:
         return x.view_as(x)
@@ -70,7 +70,8 @@ def _derivatives(energy, x, rows):
     if is_compiling():
         with torch.enable_grad():
             return _differentiated(energy, x, _watched(x, graph), rows, graph)
-    if under_transform():
+    # in a solve a leaf of our own would be a stranger to what looks after its gradients
+    if under_transform() or (graph and not x.requires_grad and _in_a_solve()):
         return _transformed(energy, x, rows)
     with torch.inference_mode(False), torch.enable_grad():
         return _differentiated(energy, x, _watched(x, graph), rows, graph)
@@ -96,6 +97,14 @@ def _row(component, y, graph):
     if not component.requires_grad:  # a gradient that is the same everywhere
         return torch.zeros_like(y)
     return grad(component, y, create_graph=graph, retain_graph=True, materialize_grads=True)[0]
+
+
+def _in_a_solve():
+    try:
+        current_depth()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _transformed(energy, x, rows):
@@ -239,7 +248,7 @@ class SeparableHNN(EnergyField, Separable):
         "The trace of the Jacobian: zero, `[B]`."
         return x.new_zeros(x.shape[:-1])
 
-# %% ../../nbs/models/61_energy.ipynb #ffe33f5b
+# %% ../../nbs/models/61_energy.ipynb #cca91ad0
 class Matrix(nn.Module):
     """A matrix that is known (a tensor, kept as a buffer), learned (an `nn.Parameter`), or a
     function of the state, `[..., n]` to `[..., n, m]`."""
@@ -272,6 +281,11 @@ class Matrix(nn.Module):
             matrix = self.matrix(x)
         elif self.matrix.dim():
             matrix = self.matrix
+            if matrix.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+                raise ValueError(
+                    f"a matrix of {matrix.dtype} for a state of {x.dtype}: convert the field, "
+                    f".to({x.dtype}), or the state"
+                )
         else:
             return self.matrix.to(x.dtype) * torch.eye(n, dtype=x.dtype, device=x.device)
         if matrix.dim() < 2 or matrix.shape[-2] != n:
