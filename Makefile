@@ -20,6 +20,7 @@ help:
 	@echo "make docs       render the site to _docs/, with README.md, and check its links"
 	@echo "make bench      time torchdyn and its peers side by side, for nbs/benchmarks; peers go into .bench/, once"
 	@echo "                  WORKLOADS='W1a W6a'        only these, printed and not kept"
+	@echo "                  KEEP=1                     ... kept, in the place of their earlier results"
 	@echo "                  REPEATS=5                  rounds of each (7 by default)"
 	@echo "                  AGAINST=../other           also the torchdyn of another working tree"
 	@echo "make readme     write README.md from nbs/index.ipynb"
@@ -39,7 +40,7 @@ readme: $(READY)
 	@$(BIN)/python docs/readme.py
 
 bench: $(READY)
-	@$(BIN)/python nbs/benchmarks/bench.py $(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(AGAINST),--against $(AGAINST))
+	@$(BIN)/python nbs/benchmarks/bench.py $(if $(WORKLOADS),--workloads $(WORKLOADS)) $(if $(REPEATS),--repeats $(REPEATS)) $(if $(KEEP),--keep) $(if $(AGAINST),--against $(AGAINST))
 
 clean:
 	rm -rf $(VENV) .bench _docs _proc runs build dist *.egg-info

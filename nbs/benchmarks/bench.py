@@ -4,6 +4,8 @@
                                                      writes results.json
     python bench.py --workloads W1a W6a --repeats 5  these only; prints, and writes nothing unless
                                                      --output is given
+    python bench.py --workloads F2 F10 --keep        these only, in the place of what results.json
+                                                     has of them
     python bench.py --against ../older              also times the torchdyn of another working tree
 
 The peers are installed once into .bench/, a folder for each: two of them bear the same name, and
@@ -39,6 +41,7 @@ INSTALLS = {
     "torchdyn1": "torchdyn==1.0.6 torchcde torchsde torchdiffeq trampoline",
     "diffrax": "diffrax equinox jax jaxlib jaxtyping lineax optimistix wadler-lindig ml_dtypes "
     "opt_einsum",
+    "zuko": "zuko",
 }
 
 
@@ -173,11 +176,13 @@ def workers(threads, against=None):
 
 
 def distance(found, wanted):
-    "Largest error of the states, and relative error of the gradient."
-    states = float(np.abs(found["states"].astype(np.float64) - wanted["states"]).max())
+    """Largest error of the states, their mean error at the last output, and relative error of the
+    gradient."""
+    off = np.abs(found["states"].astype(np.float64) - wanted["states"])
+    states = float(off.max()), float(off[-1].mean())
     if "gradient" not in found or "gradient" not in wanted:
-        return states, None
-    return states, float(
+        return *states, None
+    return *states, float(
         np.linalg.norm(found["gradient"] - wanted["gradient"]) / np.linalg.norm(wanted["gradient"])
     )
 
@@ -188,6 +193,7 @@ def prepare(worker, w, options, folder, reference=None, slot=""):
     if not source.exists():
         np.savez(source, **data(w))
     reply = worker.ask(
+        limit=300 if options.get("compile") else 120,
         do="prepare",
         slot=slot,
         workload=asdict(w),
@@ -198,7 +204,9 @@ def prepare(worker, w, options, folder, reference=None, slot=""):
     if "unavailable" in reply or reference is None:
         return reply
     with np.load(target) as found:
-        reply["error"], reply["gradient_error"] = distance(dict(found), reference)
+        reply["error"], reply["mean_error"], reply["gradient_error"] = distance(
+            dict(found), reference
+        )
     if not np.isfinite(reply["error"]):
         return {"unavailable": "the result is not finite"}
     return reply
@@ -236,6 +244,7 @@ def measure(w, pool, missing, threads, repeats, limit, folder, bar):
         elif peer in missing:
             row.update(unavailable=missing[peer])
         else:
+            row["tol"] = options.get("tol", w.tol)
             row.update(prepare(pool[peer], w, options, folder, exact, label))
         if "unavailable" not in row:
             ready.append((row, pool[peer], max(1, min(50, round(0.02 / row.pop("once"))))))
@@ -417,13 +426,13 @@ def rounded(v):
 def table(rows):
     "The rows as text."
     lines = [
-        f"{'':37}{'CPU ms':>9}{'wall ms':>9}{'ratio':>8}{'overhead':>10}{'error':>10}"
+        f"{'':49}{'CPU ms':>9}{'wall ms':>9}{'ratio':>8}{'overhead':>10}{'error':>10}"
         f"{'of grad':>10}{'NFE':>12}"
     ]
     for row in rows:
         label = ", ".join(filter(None, (row["peer"], row["variant"])))
         label += " [2 threads]" if row["threads"] == 2 else ""
-        who = f"{row['workload']:5}{label:32}"
+        who = f"{row['workload']:5}{label:44}"
         if "unavailable" in row:
             lines.append(f"{who} not available: {row['unavailable']}")
             continue
@@ -443,6 +452,31 @@ def table(rows):
             + f"{' + '.join(str(n) for n in (row['nfe'] or '?', row['nfe_backward']) if n):>12}"
         )
     return "\n".join(lines)
+
+
+def refuse(stored, measured):
+    "Ends the program where results cannot stand beside the stored ones."
+    both = stored["versions"].keys() & measured["versions"].keys()
+    seen = [(key, stored[key], measured[key]) for key in ("machine", "python")]
+    seen += [(peer, stored["versions"][peer], measured["versions"][peer]) for peer in both]
+    for what, old, new in seen:
+        if old != new:
+            sys.exit(f"the stored results are of another {what}, {old} and not {new}: run them all")
+
+
+def merged(stored, measured):
+    "The stored results, with those of the measured workloads in their place."
+    fresh = {(r["workload"], r["threads"]) for r in measured["results"]}
+    names = stored["workloads"] | measured["workloads"]
+    kept = [r for r in stored["results"] if (r["workload"], r["threads"]) not in fresh]
+    places = [*WORKLOADS]
+    return stored | {
+        "versions": stored["versions"] | measured["versions"],
+        "workloads": {name: names[name] for name in places if name in names},
+        "results": sorted(
+            kept + measured["results"], key=lambda r: (r["threads"], places.index(r["workload"]))
+        ),
+    }
 
 
 def main():
@@ -466,12 +500,17 @@ def main():
     )
     parser.add_argument("--output", type=Path, help="where the results go")
     parser.add_argument(
+        "--keep", action="store_true", help="results of --workloads go among the stored ones"
+    )
+    parser.add_argument(
         "--against", type=Path, help="another working tree, whose torchdyn is timed too"
     )
     options = parser.parse_args()
     install()
     names, whole = options.workloads or [*WORKLOADS], not options.workloads
-    output = options.output or (HERE / "results.json" if whole else None)
+    output = options.output or (HERE / "results.json" if whole or options.keep else None)
+    stored = json.loads(output.read_text()) if options.keep and output.exists() else None
+    both = whole or options.keep and set(names) & set(TWO_THREADS)
     results = {
         "machine": f"{platform.machine().replace('_', '-')}, {os.cpu_count()} cores",
         "python": platform.python_version(),
@@ -481,17 +520,19 @@ def main():
     with (
         tempfile.TemporaryDirectory() as folder,
         tqdm(
-            total=len(names) + (len(set(names) & set(TWO_THREADS)) + 2 if whole else 0),
+            total=len(names) + (len(set(names) & set(TWO_THREADS)) if both else 0) + 2 * whole,
             file=sys.stdout,
             ascii=True,
             dynamic_ncols=True,
         ) as bar,
     ):
-        for threads in (1, 2) if whole else (1,):
+        for threads in (1, 2) if both else (1,):
             pool, missing, versions = workers(threads, options.against)
             if threads == 1:
                 results["versions"] = versions
             try:
+                if stored:
+                    refuse(stored, results)
                 for name in names:
                     if threads == 2 and name not in TWO_THREADS:
                         continue
@@ -517,7 +558,9 @@ def main():
                 for worker in pool.values():
                     worker.stop()
     if not output:
-        return print("results.json is written by a run of all workloads, or with --output")
+        return print("results.json is written by a run of all workloads, or with --keep")
+    if stored:  # read again: another run may have added to them
+        results = merged(json.loads(output.read_text()), results)
     lines = ",\n".join(
         f" {json.dumps(key)}: "
         + (

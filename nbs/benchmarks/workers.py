@@ -15,10 +15,11 @@ import os
 import sys
 import tempfile
 import time
+import types
 import warnings
 
 import numpy as np
-from workloads import Workload
+from workloads import FREQUENCIES, Workload
 
 
 class Unavailable(Exception):
@@ -57,7 +58,7 @@ class TorchPeer:
             ),
         )
         self.gradient = w.task != "forward" or options.pop("gradient", False)
-        self.f = torch_field(w, self.tensors)
+        self.f = self.counted = torch_field(w, self.tensors)
         self.parameters = list(self.f.parameters())
         for p in self.parameters:
             p.requires_grad_(self.gradient)
@@ -65,22 +66,28 @@ class TorchPeer:
 
     def run(self):
         "-> states [T, ...], gradient or None, evaluations forward and backward."
-        self.f.nfe = 0
+        self.counted.nfe = 0
         if not self.gradient:
             with self.torch.no_grad():
-                return self.solve(), None, self.f.nfe, 0
+                return self.solve(), None, self.counted.nfe, 0
         states = self.solve()
-        forward = self.f.nfe
+        forward = self.counted.nfe
         gradients = self.torch.autograd.grad(loss(self.w, states), self.parameters)
         return (
             states.detach(),
-            self.torch.cat([g.reshape(-1) for g in gradients]),
+            self.torch.cat([g.reshape(-1) for g in self.in_order(gradients)]),
             forward,
-            self.f.nfe - forward,
+            self.counted.nfe - forward,
         )
+
+    def in_order(self, gradients):
+        "As the parameters of the field that all peers share."
+        return gradients
 
     def floor(self):
         "CPU seconds of one bare call of the field amid the solution, without and with backward."
+        if self.counted is not self.f or self.w.field == "flow":  # field and trace have two counts
+            return None, None
         x = self.middle.clone()
         with self.torch.no_grad():
             forward = median_time(lambda: self.f(self.t[0], x))
@@ -142,6 +149,34 @@ def torch_field(w, tensors):
                 h, tangent = nn.functional.linear(h, w, b), tangent @ w.T
             return torch.cat([h, tangent.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)], -1)
 
+    class Flow(Field):  # the trace by a gradient for each dimension, as flows are mostly written
+        def forward(self, t, z):
+            self.nfe += 1
+            with torch.enable_grad():
+                x = z[:, :-1]
+                x = x if x.requires_grad else x.detach().requires_grad_()
+                dx = with_waves(t, x)
+                for i in range(3):
+                    dx = dx if i == 0 else nn.functional.elu(dx)
+                    dx = nn.functional.linear(dx, getattr(self, f"w{i}"), getattr(self, f"b{i}"))
+                trace = sum(
+                    torch.autograd.grad(dx[:, i].sum(), x, create_graph=True)[0][:, i]
+                    for i in range(x.shape[1])
+                )
+            return torch.cat([dx, trace.unsqueeze(1)], 1)
+
+    class FlowByProducts(Field):  # the same: the trace of W2 S2 W1 S1 W0, S the slopes of ELU
+        def forward(self, t, z):
+            self.nfe += 1
+            x, slopes = z[:, :-1], []
+            h = nn.functional.linear(with_waves(t, x), self.w0, self.b0)
+            for w, b in ((self.w1, self.b1), (self.w2, self.b2)):
+                slopes.append(h.clamp(max=0).exp())
+                h = nn.functional.linear(nn.functional.elu(h), w, b)
+            around = self.w1 * (self.w0[:, : x.shape[1]] @ self.w2).T
+            trace = (slopes[1] * nn.functional.linear(slopes[0], around)).sum(1, keepdim=True)
+            return torch.cat([h, trace], 1)
+
     class VanDerPol(Field):
         def forward(self, t, x):
             self.nfe += 1
@@ -156,10 +191,45 @@ def torch_field(w, tensors):
             back, fast = k3 * b * c - k1 * a, k2 * b * b
             return torch.stack([back, -back - fast, fast], -1)
 
-    return {"mlp": MLP, "cnf": CNF, "vdp": VanDerPol, "robertson": Robertson}[w.field]()
+    return {
+        "mlp": MLP,
+        "cnf": CNF,
+        "flow": Flow,
+        "flow by products": FlowByProducts,
+        "vdp": VanDerPol,
+        "robertson": Robertson,
+    }[w.field]()
+
+
+def with_waves(t, x):
+    "A state and cosines and sines of the time: what enters the first layer of a flow's field."
+    import torch
+
+    angles = torch.arange(1, FREQUENCIES + 1, dtype=x.dtype) * (torch.pi * t)
+    return torch.cat([x, torch.cat([angles.cos(), angles.sin()]).expand(len(x), -1)], 1)
+
+
+def log_density(z, trace):
+    "Of data that came to `z` in a standard normal, from the integral of the trace."
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * np.log(2 * np.pi)) + trace
+
+
+def layers(f, act):
+    "The weights of a field in PyTorch's own layers."
+    from torch import nn
+
+    found = []
+    for i in range(3):
+        weight, bias = getattr(f, f"w{i}"), getattr(f, f"b{i}")
+        linear = nn.Linear(*reversed(weight.shape))
+        linear.weight, linear.bias = weight, bias
+        found += [linear, act()]
+    return nn.Sequential(*found[:-1])
 
 
 def loss(w, states):
+    if w.field.startswith("flow"):
+        return -states[-1].mean()
     return (
         (states[-1, :, :2] ** 2).mean() - states[-1, :, 2].mean()
         if w.field == "cnf"
@@ -176,10 +246,69 @@ class Torchdyn(TorchPeer):
         if options.get("compile") and "compile" not in inspect.signature(odeint).parameters:
             raise Unavailable("odeint has no compile=")
         w, solver = self.w, options.pop("solver", self.w.method)
-        tolerance = {} if w.method == "rk4" else {"atol": w.tol, "rtol": w.tol}
+        tol, form = options.pop("tol", w.tol), options.pop("form", None)
+        tolerance = {} if w.method == "rk4" else {"atol": tol, "rtol": tol}
+        if form:
+            return getattr(self, form)(solver=solver, **tolerance, **options)
         if w.steps:
             tolerance["dt"] = w.end / w.steps
         return lambda: odeint(self.f, self.x, self.t, solver, **tolerance, **options).x
+
+    def column(self, **options):
+        "W5 as `CNF`: the log-density is a column of the state."
+        from torch import nn
+        from torchdyn.core import ODEProblem
+        from torchdyn.models.cnf import CNF
+
+        problem = ODEProblem(CNF(layers(self.f, nn.Tanh)), **options)
+        self.counted = problem.vf
+        start = self.x.roll(1, 1)
+
+        def solve():
+            states = problem(start, self.t).x
+            return self.torch.cat([states[..., 1:], -states[..., :1]], -1)
+
+        return solve
+
+    def integral(self, **options):
+        "W5 as `ContinuousFlow`: the log-density is an integral along the solution."
+        from torch import nn
+        from torchdyn.models.flows import ContinuousFlow
+
+        flow = ContinuousFlow(layers(self.f, nn.Tanh), 2, t_span=(self.w.end, 0.0), **options)
+        self.counted = flow.vf
+        start = self.x[:, :2].contiguous()
+
+        def solve():
+            flow.log_prob(start)
+            z, trace = flow.solution.x[-1], flow.solution.integral_loss["trace"]
+            return self.torch.stack([self.x, self.torch.cat([z, trace.unsqueeze(1)], 1)])
+
+        return solve
+
+    def flow(self, trace, **options):
+        "The log-density of data under a flow. The field may know its divergence."
+        from torch import nn
+        from torchdyn.models.divergence import mlp_divergence
+        from torchdyn.models.flows import ContinuousFlow
+
+        class Waves(nn.Module):
+            def __init__(self, net):
+                super().__init__()
+                self.net = net
+
+            def forward(self, t, x):
+                return self.net(with_waves(t, x))
+
+        class Known(Waves):
+            def divergence(self, t, x):
+                waves = with_waves(t, x)[:, x.shape[1] :]
+                return mlp_divergence(self.net)(x, waves)[1]
+
+        field = {"rows": Waves, "closed": Known}[trace](layers(self.f, nn.ELU))
+        flow = ContinuousFlow(field, self.x.shape[1], t_span=(self.w.end, 0.0), **options)
+        self.counted = flow.vf
+        return lambda: flow.log_prob(self.x).unsqueeze(0)
 
 
 class Reference(TorchPeer):
@@ -191,6 +320,8 @@ class Reference(TorchPeer):
         from dataclasses import replace
 
         self.rounded = not w.double
+        if w.field == "flow":
+            w = replace(w, field="flow by products")
         super().prepare(
             replace(w, double=True),
             options,
@@ -205,23 +336,34 @@ class Reference(TorchPeer):
         times = self.torch.from_numpy(
             self.w.times.astype(np.float32 if self.rounded else np.float64)
         ).double()  # the times that the peers are given
-        return lambda: (
-            odeint(
+        of_a_flow = self.w.field == "flow by products"
+
+        def solve(x):
+            return odeint(
                 self.f,
-                self.x,
+                x,
                 times,
-                "dopri8",
+                "dopri5" if of_a_flow else "dopri8",
                 self.w.reference_tol,
                 self.w.reference_tol,
                 sensitivity="checkpointed",
                 max_steps=10**6,
             ).x
-        )
+
+        return lambda: end_density(solve, self.x) if of_a_flow else solve(self.x)
 
     def scipy(self):
         return self.torch.from_numpy(
             scipy_radau(self.w, {"x": self.x.numpy(), "k": self.f.k.detach().numpy()}, 1e-12, 1e-15)
         )
+
+
+def end_density(solve, x):
+    "The log-density of data from a solve of states with a column for the trace, `[1, B]`."
+    import torch
+
+    z = solve(torch.nn.functional.pad(x, (0, 1)))[-1]
+    return log_density(z[:, :-1], z[:, -1]).unsqueeze(0)
 
 
 class Torchdiffeq(TorchPeer):
@@ -249,7 +391,13 @@ class Torchdiffeq(TorchPeer):
                 method="rk4",
                 options={"step_size": w.end / w.steps} if w.steps else None,
             )
-        return lambda: solve(self.f, self.x, self.t, atol=w.tol, rtol=w.tol, method=w.method)
+
+        def adaptive(x):
+            return solve(self.f, x, self.t, atol=w.tol, rtol=w.tol, method=w.method)
+
+        if w.field == "flow":
+            return lambda: end_density(adaptive, self.x)
+        return lambda: adaptive(self.x)
 
 
 class Torchode(TorchPeer):
@@ -301,6 +449,38 @@ class Torchdyn1(TorchPeer):
             )
 
         return solve
+
+
+class Zuko(TorchPeer):
+    package = "zuko"
+
+    def solver(self, options):
+        from torch import nn
+        from zuko.flows import CNF
+
+        w, size = self.w, self.x.shape[1]
+        flow = CNF(size, freqs=FREQUENCIES, hidden_features=w.widths[1:-1], atol=w.tol, rtol=w.tol)
+        net, self.counted = flow.transform.ode, types.SimpleNamespace(nfe=0)
+        for i in range(3):
+            weight = getattr(self.f, f"w{i}").detach()
+            if i == 0:
+                weight = weight.roll(-size, 1)  # zuko puts the waves before the state
+            net[2 * i].weight = nn.Parameter(weight.clone())
+            net[2 * i].bias = nn.Parameter(getattr(self.f, f"b{i}").detach().clone())
+        names = [name for name, _ in self.f.named_parameters()]
+        kinds = {"w": "weight", "b": "bias"}
+        self.parameters = [getattr(net[2 * int(name[1])], kinds[name[0]]) for name in names]
+        self.first, self.size = names.index("w0"), size
+        net.register_forward_pre_hook(self.count)
+        return lambda: flow().log_prob(self.x).unsqueeze(0)
+
+    def count(self, *_):
+        self.counted.nfe += 1
+
+    def in_order(self, gradients):
+        gradients = list(gradients)
+        gradients[self.first] = gradients[self.first].roll(self.size, 1)
+        return gradients
 
 
 # --- jax --------------------------------------------------------------------------------------
@@ -505,6 +685,7 @@ PEERS = {
     "torchdyn1": Torchdyn1,
     "diffrax": Diffrax,
     "scipy": Scipy,
+    "zuko": Zuko,
 }
 
 

@@ -14,7 +14,7 @@ class Workload:
 
     name: str
     title: str
-    field: str = "mlp"  # 'mlp', 'vdp', 'cnf' or 'robertson'
+    field: str = "mlp"  # 'mlp', 'vdp', 'cnf', 'flow' or 'robertson'
     # 'forward', 'train' (gradients through the steps) or 'reduced' (gradients without their tape)
     task: str = "forward"
     widths: tuple = (2, 64, 64, 2)
@@ -36,6 +36,8 @@ class Workload:
         "Output times, in double precision."
         if self.field == "robertson":
             return np.concatenate([[0.0], np.logspace(-2, np.log10(self.end), self.outputs - 1)])
+        if self.field.startswith("flow"):  # whose output is one: the log-density of the data
+            return np.array([0.0, self.end])
         return np.linspace(0, self.end, self.outputs)
 
 
@@ -44,6 +46,24 @@ WIDE = replace(MLP, widths=(2, 256, 256, 2))
 CNF = Workload(
     "W5a", "CNF, training step", field="cnf", task="train", batch=512, outputs=2, tol=1e-5
 )
+FREQUENCIES = 3  # of the time, a cosine and a sine each, as more inputs of a flow's field
+
+
+def flow(size, batch):
+    "Maximum likelihood with the field that zuko makes by itself, in `size` dimensions."
+    return Workload(
+        f"F{size}",
+        f"flow in {size} dimensions, training step",
+        field="flow",
+        task="train",
+        widths=(size + 2 * FREQUENCIES, 64, 64, size),
+        batch=batch,
+        outputs=1,
+        tol=1e-5,
+        reference_tol=2e-8,  # the slope of ELU has a kink: the trace is no smoother than that
+    )
+
+
 FIXED = replace(MLP, method="rk4", outputs=101)
 LARGE = Workload(
     "W7a",
@@ -91,19 +111,51 @@ WORKLOADS = {
             method="stiff",
             double=True,
         ),
+        flow(2, 512),
+        flow(10, 256),
+        flow(64, 256),
     ]
 }
 TWO_THREADS = "W1a", "W2a", "W7a", "W7b", "W7c"  # repeated with two threads
 
-PEERS = "torchdyn", "torchdiffeq", "torchode", "torchdyn1", "diffrax", "scipy"
+PEERS = "torchdyn", "torchdiffeq", "torchode", "torchdyn1", "diffrax", "scipy", "zuko"
 BASE = "torchdiffeq"  # ratios are relative to it
+
+
+# Tolerances at which the errors of states and log-density, the largest and the mean, are not above
+# those of whom a flow is compared with: torchdiffeq in W5, zuko in F2 to F64, both at 1e-5.
+EQUAL_ERROR = {
+    ("W5a", "ContinuousFlow"): 3e-5,
+    ("W5a", "CNF"): 2e-5,
+    ("W5b", "ContinuousFlow"): 3e-5,
+    ("W5b", "CNF"): 2e-5,
+    "F2": 1.5e-5,
+    "F10": 1e-5,
+    "F64": 5e-6,
+}
 
 
 def variants(w):
     """Who takes part: a list of (peer, label, options); options `None` with a reason in place of
     the label if a peer cannot."""
     one, none = [("", {})], lambda reason: [(reason, None)]
-    rows = {peer: one for peer in PEERS}
+    if w.field == "flow":
+        rows = {
+            "torchdyn": [
+                (label, {"form": "flow", "trace": trace, "sensitivity": way, "tol": tol})
+                for tol in (EQUAL_ERROR[w.name],)
+                for label, trace, way in (
+                    ("closed form, checkpointed", "closed", "checkpointed"),
+                    ("closed form, tape", "closed", "autograd"),
+                    ("rows, checkpointed", "rows", "checkpointed"),
+                    ("rows, tape", "rows", "autograd"),
+                )
+            ],
+            "torchdiffeq": one,
+            "zuko": one,
+        }
+        return [(peer, label, options) for peer, found in rows.items() for label, options in found]
+    rows = {peer: one for peer in PEERS if peer != "zuko"}
     rows["torchdyn"] = one + [("compiled", {"compile": True})]
     rows["scipy"] = none("solves the stiff workload only")
     if w.task == "reduced":
@@ -141,6 +193,13 @@ def variants(w):
             "diffrax": [("kvaerno5", {})],
             "scipy": [("Radau", {})],
         }
+    if w.field == "cnf":
+        way = {"sensitivity": "autograd" if w.task == "train" else "checkpointed"}
+        for name, form in (("ContinuousFlow", "integral"), ("CNF", "column")):
+            for label, tol in (("", w.tol), (", equal error", EQUAL_ERROR[w.name, name])):
+                rows["torchdyn"].append((name + label, {"form": form, "tol": tol, **way}))
+        compiled = {"form": "integral", "tol": w.tol, "compile": True, **way}
+        rows["torchdyn"].append(("ContinuousFlow, compiled", compiled))
     if w.method == "rk4":
         rows["torchode"] = none("no fixed-step rk4")
     return [(peer, label, options) for peer, found in rows.items() for label, options in found]
@@ -156,10 +215,11 @@ def data(w, seed=0):
             "x": (np.array([2.0, 0.0]) + 0.1 * make.standard_normal((w.batch, 2))).astype(dtype),
             "mu": np.linspace(0.1, 20, w.batch).astype(dtype),
         }
-    arrays = {"x": make.standard_normal((w.batch, w.widths[0]))}
+    size, gain = (w.widths[-1], 1.0) if w.field == "flow" else (w.widths[0], GAIN)
+    arrays = {"x": make.standard_normal((w.batch, size))}
     for i, (n, m) in enumerate(zip(w.widths, w.widths[1:])):
         arrays[f"w{i}"], arrays[f"b{i}"] = (
-            make.standard_normal((m, n)) * GAIN / n**0.5,
+            make.standard_normal((m, n)) * gain / n**0.5,
             make.standard_normal(m) * 0.1,
         )
     if w.field == "cnf":
