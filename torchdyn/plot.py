@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['palette', 'depth_flow', 'flow_2d', 'space_depth_3d', 'scatter', 'vector_field', 'phase_portrait', 'depth_field',
-           'decision_boundary', 'confusion', 'plot_2D_depth_trajectory', 'plot_2D_state_space', 'plot_2D_space_depth',
-           'plot_2d_flows', 'plot_3D_dataset', 'plot_static_vector_field', 'plot_traj_vf_1D', 'plot_2d_boundary']
+           'decision_boundary', 'confusion', 'Table', 'show_table', 'plot_2D_depth_trajectory', 'plot_2D_state_space',
+           'plot_2D_space_depth', 'plot_2d_flows', 'plot_3D_dataset', 'plot_static_vector_field', 'plot_traj_vf_1D',
+           'plot_2d_boundary']
 
 # %% ../nbs/tools/72_plotting.ipynb #94e8458e
 import contextlib
+import html
 from itertools import chain
 
 import numpy as np
@@ -427,6 +429,72 @@ def _draw_counts(ax, counts, labels):
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return ax
+
+# %% ../nbs/tools/72_plotting.ipynb #2de3530e
+class Table:
+    "Rows under a header: HTML on a page, aligned text in a terminal."
+
+    def __init__(
+        self,
+        rows,  # each a sequence of as many cells as the header has: text, numbers or tensors
+        header,  # the titles of the columns
+    ):
+        self.header = [str(title) for title in header]
+        self.rows = [[_cell(value) for value in row] for row in rows]
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(f"{len(self.header)} columns, but a row of {len(row)}: {row}")
+        columns = list(zip(*self.rows))
+        self.right = [all(map(_is_number, column)) for column in columns] or [False] * len(header)
+
+    def __repr__(self):
+        lines = [self.header, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        sides = [">" if right else "<" for right in self.right]
+        return "\n".join(
+            "  ".join(f"{v:{side}{n}}" for v, side, n in zip(line, sides, widths)).rstrip()
+            for line in lines
+        )
+
+    def _repr_html_(self):
+        sides = ["right" if right else "left" for right in self.right]
+
+        def line(cells, tag):
+            found = zip(cells, sides)
+            inside = (f'<{tag} style="text-align: {s}">{html.escape(v)}</{tag}>' for v, s in found)
+            return f"<tr>{''.join(inside)}</tr>"
+
+        head = line(self.header, "th")
+        body = "\n".join(line(row, "td") for row in self.rows)
+        return f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _cell(value):
+    "What a cell says."
+    if isinstance(value, torch.Tensor):
+        value = value.item()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(text):
+    try:
+        float(text.rstrip(" %"))
+    except ValueError:
+        return text in ("", "-")
+    return True
+
+
+def show_table(
+    rows,  # each a sequence of as many cells as the header has: text, numbers or tensors
+    header,  # the titles of the columns
+):
+    "Show rows under a header."
+    table = Table(rows, header)
+    try:
+        from IPython.display import display
+    except ImportError:
+        display = print
+    display(table)
 
 # %% ../nbs/tools/72_plotting.ipynb #1d08a1dc
 def plot_2D_depth_trajectory(s_span, trajectory, yn, n_samples=128):

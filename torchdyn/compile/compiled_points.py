@@ -13,7 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..numerics.integrate import points_of
+from ..numerics.integrate import place_states, points_of, stack_states
 
 # %% ../../nbs/compile/34_compiled_points.ipynb #032d1426
 def columns_of(stepper, curve):
@@ -140,8 +140,7 @@ class Points:
     def collect(self, x, reached):
         "All states; NaN where the solve did not get."
         known = [*self.rows, *([x.unsqueeze(0)] if reached else [])]
-        missing = self.count - sum(map(len, known))
-        return torch.cat([*known, x.new_full((missing, *x.shape), math.nan)] if missing else known)
+        return stack_states(known, self.count - sum(map(len, known)))
 
 
 class SamplePoints(Points):
@@ -149,19 +148,14 @@ class SamplePoints(Points):
 
     def __init__(self, problem, x):
         points = points_of(problem, x)
-        (self.start, self.end), self.times, self.count, self.rows, self.found = (
-            points.stops,
-            points.grid,
-            len(points.grid),
-            [x],
-            [],
-        )
+        self.start, self.end = points.stops
+        self.times = points.grid
+        self.count = len(points.grid)
+        self.rows = [x]
+        self.found = points.found
         self.sign = points.sign.reshape(self.start.shape)
-        # `[B, T]`
-        self.open, self.queue = (
-            (self.times != self.end.flatten()).T,
-            (self.times * points.sign).T.contiguous(),
-        )
+        self.queue = points.queue
+        self.open = (self.times != self.end.flatten()).T  # `[B, T]`
         self.shape(problem)
 
     def pack(self, *values):
@@ -189,30 +183,13 @@ class SamplePoints(Points):
         )
         if not len(mine):
             return
-        which = step.flatten().index_select(0, mine) * samples + mine // self.count
-        self.found.append(
-            (
-                mine,
-                self.states(
-                    self.times.T.flatten().index_select(0, mine),
-                    which,
-                    samples,
-                    starts.flatten(),
-                    sizes.flatten(),
-                    ends,
-                    kept,
-                ),
-            )
+        place = mine % self.count, mine // self.count
+        which = step.flatten().index_select(0, mine) * samples + place[1]
+        states = self.states(
+            self.times[place], which, samples, starts.flatten(), sizes.flatten(), ends, kept
         )
+        self.found.append((place, states))
 
     def collect(self, x, reached):
-        index, values = zip(*self.found) if self.found else ((), ())
-        T = self.count
-        last = (~self.open[:, 1:] & reached.reshape(-1, 1)).nonzero()
-        index = torch.cat(
-            [torch.arange(len(x), device=x.device) * T, *index, last[:, 0] * T + last[:, 1] + 1]
-        )
-        rows = x.new_full((len(x) * T, *x.shape[1:]), math.nan).index_copy(
-            0, index, torch.cat([self.rows[0], *values, x[last[:, 0]]])
-        )
-        return rows.reshape(len(x), T, *x.shape[1:]).movedim(1, 0)
+        samples, rows = (~self.open[:, 1:] & reached.reshape(-1, 1)).nonzero().unbind(1)
+        return place_states([*self.found, ((rows + 1, samples), x[samples])], self.count)
