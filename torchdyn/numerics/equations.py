@@ -80,8 +80,11 @@ class Residual:
         return z - out if self.fixed else out
 
     def __call__(self, z: Tensor) -> Tensor:
-        with torch.set_grad_enabled(self.grad):
+        if torch.is_grad_enabled() == self.grad:
             r = self.evaluate(z)
+        else:
+            with torch.set_grad_enabled(self.grad):
+                r = self.evaluate(z)
         if self.tracked is None:
             self.tracked = r.requires_grad
         return r.detach()
