@@ -73,7 +73,6 @@ class Log(NamedTuple):
     backward: Any = None  # a `LinearLog` that the backward pass of a root writes
 
 # %% ../../nbs/numerics/17_root_solvers.ipynb #7159651a
-@torch.no_grad()
 def iterate(
     solver: RootSolver,
     # a `Residual`, or any function `[B, n]` -> `[B, n]` for solvers that need no Jacobian
@@ -84,9 +83,16 @@ def iterate(
     # of the solver, to go on with what another call learned; `None`: `solver.begin`
     memory: Any = None,
 ) -> tuple[Tensor, Log]:  # the best guess of each sample, and how it was found
-    "Guesses until every sample has reached the target, failed, or run out of iterations."
+    """Guesses until every sample has reached the target, failed, or run out of iterations. Without
+    a graph, unless `g` keeps one."""
+    keeps_graph = getattr(g, "keeps_graph", False)
+    with torch.set_grad_enabled(keeps_graph and torch.is_grad_enabled()):
+        return _search(solver, g, z, target, max_iter, memory)
+
+
+def _search(solver, g, z, target, max_iter, memory):
     r, memory = solver.begin(g, z) if memory is None else (g(z), memory)
-    first = target.norm(r)
+    first = target.norm(r.detach())
     bound = target.bound(first)
     infinite = torch.full_like(bound, math.inf)
     watches_steps = target.x_tol is not math.inf
@@ -102,7 +108,7 @@ def iterate(
         if not all_run:
             r = r.where(running.unsqueeze(1), 0)
         new, r, memory = solver(g, z, r, memory)
-        size = target.norm(r)
+        size = target.norm(r.detach())
         finite = size < infinite
         better = size < least
         if watches_steps:
@@ -114,7 +120,7 @@ def iterate(
             better = better & running
             going_on = going_on & running
         active, improved = torch.stack((going_on, better)).sum(1).tolist()  # the one wait
-        at_best = best is z and improved == before or improved == len(new)
+        at_best = improved == len(new) or (best is z and improved == before)
         z = new if active == len(new) else new.where(finite.unsqueeze(1), z)
         best = z if at_best else z.where(better.unsqueeze(1), best)
         least = size.where(better, least)
@@ -186,15 +192,19 @@ class Anderson(RootSolver):
         z = u
         if k and self.m > 1:
             i = (k - 1) % (self.m - 1)  # the oldest makes room
-            torch.sub(u, last[0], out=du[:, i])
-            newest = torch.sub(r, last[1], out=dr[:, i])
+            if torch.is_grad_enabled():  # a graph remembers what must then not be written over
+                dr, du, gram = dr.clone(), du.clone(), gram.clone()
+            newest = r - last[1]
+            dr[:, i] = newest
+            du[:, i] = u - last[0]
             # products of the newest difference, and of the residual, with all differences
-            tiny = torch.finfo(r.dtype).tiny
-            row, wanted = torch.stack((newest, r), 1).bmm(dr.mT).unbind(1)
-            row[:, i].mul_(1 + max(self.lam, torch.finfo(r.dtype).eps)).clamp_(min=tiny)
+            products = torch.stack((newest, r), 1).bmm(dr.mT)
+            row = products[:, 0]
+            info = torch.finfo(r.dtype)
+            row[:, i].mul_(1 + max(self.lam, info.eps)).clamp_(min=info.tiny)
             gram[:, i] = row
             gram[:, :, i] = row
-            weights = torch.linalg.solve_ex(gram, wanted)[0]
+            weights = torch.linalg.solve_ex(gram, products[:, 1])[0]
             z = u - (weights.unsqueeze(2) * du).sum(1)
         return z, g(z), (dr, du, gram, (u, r), k + 1)
 
