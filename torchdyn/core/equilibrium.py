@@ -370,6 +370,21 @@ class EquilibriumLayer(nn.Module):
         flow = SteadyState(vector_field, step, follow)
         return cls(flow, solver, **{"start": flow.start, **options})
 
+    def residual(self, x: Any, z: Any, args: Any = None) -> Residual:
+        "$z - f(z, x)$ as root solvers take it, for states like `z`."
+        return Residual(_map(self, x, args), z, batch_dims=self.batch_dims, fixed=True)
+
+    def at_root(self) -> tuple[Tensor, Tensor]:  # z and f(z), `[B, n]`
+        """The map at the last fixed point, real and as vectors: one evaluation with its graph, to
+        differentiate by `z`, weights and input."""
+        if self._equation is None:
+            raise RuntimeError("there is no fixed point yet: call the layer first")
+        g, draws = self._equation
+        with torch.inference_mode(False), torch.enable_grad():
+            z = g.ravel(self.root.z).clone().requires_grad_()
+            with context(draws=draws), _weights_computed_once(self):
+                return z, z - g.evaluate(z)
+
     def extra_repr(self):
         start = self.start if isinstance(self.start, str) else type(self.start).__name__
         return (

@@ -188,7 +188,7 @@ class Anderson(RootSolver):
 
     def forward(self, g, z, r, memory):
         dr, du, gram, last, k = memory
-        u = torch.sub(z, r, alpha=self.beta)
+        u = self.move(z, r)
         z = u
         if k and self.m > 1:
             i = (k - 1) % (self.m - 1)  # the oldest makes room
@@ -204,9 +204,17 @@ class Anderson(RootSolver):
             row[:, i].mul_(1 + max(self.lam, info.eps)).clamp_(min=info.tiny)
             gram[:, i] = row
             gram[:, :, i] = row
-            weights = torch.linalg.solve_ex(gram, products[:, 1])[0]
+            weights = self.weights(gram, products[:, 1])
             z = u - (weights.unsqueeze(2) * du).sum(1)
         return z, g(z), (dr, du, gram, (u, r), k + 1)
+
+    def move(self, z, r):
+        "Where a guess alone would go, whose differences are mixed."
+        return torch.sub(z, r, alpha=self.beta)
+
+    def weights(self, gram, wanted):  # `[B, m - 1, m - 1]` and `[B, m - 1]` -> `[B, m - 1]`
+        "The mixture: solves the normal equations."
+        return torch.linalg.solve_ex(gram, wanted)[0]
 
     def extra_repr(self):
         return f"m={self.m}, beta={self.beta}, lam={self.lam:g}"
