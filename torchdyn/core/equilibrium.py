@@ -25,10 +25,14 @@ from ..numerics.odeint import odeint
 from ..numerics.refusals import unknown_options
 from ..numerics.root_solvers import Anderson, Picard, RootSolver, Target
 from ..numerics.roots import Root, as_root_solver, solve_root
+from ..numerics.states import ravel_state
 
 # %% ../../nbs/core/41_equilibrium.ipynb #3002f362
 def _map_form(f) -> tuple:
     "Whether `f` takes the input after the state, and whether it takes `args`."
+    if isinstance(f, type) or not callable(f):
+        given = f"the class {f.__name__}" if isinstance(f, type) else type(f).__name__
+        raise TypeError(f"the map of an equilibrium is a module or a function; got {given}")
     f = getattr(f, "_orig_mod", f)  # a compiled module hides its signature
     try:
         parameters = inspect.signature(getattr(f, "forward", f)).parameters.values()
@@ -59,8 +63,11 @@ _REMEDY = (
 def _check_options(layer):
     lookup("sensitivity", _SENSITIVITIES, layer.sensitivity)
     for name in ("tol", "rtol"):
-        if not (torch.as_tensor(getattr(layer, name)) >= 0).all():
-            raise ValueError(f"{name} must not be negative; got {getattr(layer, name)}")
+        value = getattr(layer, name)
+        if value is None or not (torch.as_tensor(value) >= 0).all():
+            raise ValueError(f"{name} is a number, not negative; got {value}")
+    if layer.tol_backward is not None and not layer.tol_backward > 0:
+        raise ValueError(f"tol_backward is a number above zero; got {layer.tol_backward}")
     if layer.max_iter < 1:
         raise ValueError(f"max_iter is a number of iterations, 1 or more; got {layer.max_iter}")
     if layer.sensitivity == "autograd":
@@ -92,11 +99,21 @@ def _map(layer, x, args):
     given = (x,) * takes_x + (args,) * takes_args
 
     def f(z):
+        version = _version(z)
         out = layer.f(z, *given)
         _check_shape(out, z)
+        if _version(z) != version:
+            raise ValueError(
+                "f changed its state in place: return a new tensor, e.g. z * w and not z.mul_(w)"
+            )
         return out
 
     return f
+
+
+def _version(z):
+    first = z if isinstance(z, Tensor) else tree_leaves(z)[0]  # all are views of one tensor
+    return None if first.is_inference() else first._version
 
 
 def _check_shape(out, z):
@@ -253,14 +270,17 @@ class SteadyState(nn.Module):
         "The flow after a while, roughly."
         if not self.follow:
             return x
+        options = dict(args=args, atol=1e-3, rtol=1e-3, throw=False)
         with torch.no_grad():
-            span = [0.0, self.follow]
-            return odeint(self.field, x, span, args=args, atol=1e-3, rtol=1e-3).x[-1]
+            end = tree_map(lambda v: v[-1], odeint(self.field, x, [0.0, self.follow], **options).x)
+        return tree_map(lambda v, start: v.where(v.isfinite(), start), end, x)
 
     def forward(self, z, x, args=None):
+        flat, layout = ravel_state(z, 0)
         with control(x):
-            slope = VectorField(self.field, args)(self.follow, z)
-        return tree_map(lambda v, dv: v + self.step * dv, z, slope)
+            slope = VectorField(self.field, args, layout)(self.follow, flat)
+        ahead = flat + self.step * slope
+        return ahead if layout is None else layout.unravel(ahead)
 
 # %% ../../nbs/core/41_equilibrium.ipynb #b0c9c874
 class EquilibriumLayer(nn.Module):
@@ -326,7 +346,8 @@ class EquilibriumLayer(nn.Module):
     def forward(
         self,
         x: Any = None,  # input
-        z: Any = None,  # first guess, in place of `start`
+        # first guess in place of `start`; with 'previous', that of samples not met before
+        z: Any = None,
         args: Any = None,  # handed to `f`
         key: Any = None,  # names of the samples, `[B]`, for `start='previous'`
     ) -> Any:  # in the shape and structure of the first guess
