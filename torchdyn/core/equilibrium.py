@@ -22,7 +22,7 @@ from ..numerics.fields import VectorField, context, control, under_transform
 from ..numerics.implicit_gradients import implicit, unrolled
 from ..numerics.outcomes import Status, lookup
 from ..numerics.odeint import odeint
-from ..numerics.refusals import unknown_options
+from ..numerics.refusals import unknown_options, user_level
 from ..numerics.root_solvers import Anderson, Picard, RootSolver, Target
 from ..numerics.roots import Root, as_root_solver, solve_root
 from ..numerics.states import ravel_state
@@ -172,7 +172,7 @@ def _warn(layer, status):
     warnings.warn(
         f"EquilibriumLayer did not find all fixed points: {happened}. The best guesses are used, "
         f"and layer.root says how good they are. To mend it, {_REMEDY}",
-        stacklevel=5,
+        stacklevel=user_level(),
     )
 
 # %% ../../nbs/core/41_equilibrium.ipynb #e6dcf99a
