@@ -8,10 +8,14 @@ __all__ = ['DEFunc', 'EquilibriumLayer', 'NeuralDE', 'NeuralODE', 'ODEProblem', 
            'mlp_divergence', 'Embed', 'GNF', 'GradientFlow', 'HNN', 'LNN', 'SeparableHNN', 'Sum', 'BridgePath',
            'FlowMatching', 'LinearPath', 'Path', 'TrigPath', 'VPPath', 'ContinuousFlow', 'FlowDistribution',
            'EnergyShaping', 'InputConvex', 'PortHamiltonian', 'StableNeuralFlow', 'ProbabilityFlow', 'Schedule',
-           'ScoreMatching', 'VESchedule', 'VPSchedule']
+           'ScoreMatching', 'VESchedule', 'VPSchedule', 'LearnedAnderson', 'SpectralNorm', 'VariationalDropout',
+           'correction_loss', 'fit_solver', 'jacobian_penalty', 'spectral_radius']
 
 # %% ../../nbs/rooms/93a_models.ipynb #456fb771
 from ..core.equilibrium import EquilibriumLayer
+from ..core.equilibrium_tools import LearnedAnderson, SpectralNorm, VariationalDropout
+from ..core.equilibrium_tools import correction_loss, fit_solver
+from ..core.equilibrium_tools import jacobian_penalty, spectral_radius
 from ..core.neuralde import DEFunc, NeuralDE, NeuralODE, ODEProblem
 from .cnf import CNF, autograd_trace, hutch_trace
 from .couplings import Coupling, Independent, OptimalTransport
@@ -67,4 +71,11 @@ _all_ = [
     "ScoreMatching",
     "VESchedule",
     "VPSchedule",
+    "LearnedAnderson",
+    "SpectralNorm",
+    "VariationalDropout",
+    "correction_loss",
+    "fit_solver",
+    "jacobian_penalty",
+    "spectral_radius",
 ]
