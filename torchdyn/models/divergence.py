@@ -171,21 +171,25 @@ def appended(
 
 def mlp_divergence(
     f: nn.Module,  # `Linear`, or `Linear, act, Linear`, or `Linear, act, Linear, act, Linear`
-) -> Callable | None:  # `g(x, context=None) -> (f(x), [B])`, for `x [B, D]` in a solve
+) -> Callable | None:  # `g(x, context=None, value=True) -> (f(x), [B])`, for `x [B, D]`
     """The closed form of the divergence of a network of at most two hidden layers; `None` for
-    anything else. `DepthCat` may stand anywhere; a `context [B, C]` joins the first layer."""
+    anything else. `DepthCat` may stand anywhere; a `context [B, C]` joins the first layer; without
+    `value` the last layer is not evaluated, and `None` stands for `f(x)`."""
     if not isinstance(f, nn.Module):
         return None
     layers = _layers_of(f)
     if layers is None:
         return None
 
-    def closed_form(x, context=None):
+    def closed_form(x, context=None, value=True):
         size = x.shape[1]
         h = x if context is None else appended(x, context)
         widths = [size]  # how many inputs of each layer move with `x`
         slopes = []
         for linear, timed, act in layers:
+            if act is None and not value:
+                h = None
+                break
             h = linear(h if timed is None else timed(h))
             if act is None:
                 break
@@ -241,6 +245,9 @@ class Bound:
             # a model appends to the state what its field does not take
             joined = None if call_form(self.module)[1] else args
             self.closed = self.field.lift(lambda t, x: closed_form(x, joined), form=(True, False))
+            self.closed_alone = self.field.lift(
+                lambda t, x: closed_form(x, joined, False)[1], form=(True, False)
+            )
 
     def __call__(self, t, x):
         return self.field.slope(t, x)
@@ -250,6 +257,8 @@ class Bound:
         _check_state(x)
         if self.known is not None:
             return _checked(self.known(t, x), x)
+        if self.closed is not None and x.dim() == 2:
+            return self.closed_alone(t, x)
         return self.value_and_divergence(t, x)[1]
 
     def value_and_divergence(self, t, x):

@@ -341,16 +341,24 @@ def times(
 def solve_mass(
     mass: Tensor,  # `[..., n, n]`, symmetric
     force: Tensor,  # `[..., n]`
-    method: str = "cholesky",  # or 'lu', for a mass that is regular, but not positive
+    # 'cholesky' wants it positive, 'lu' regular; 'auto' takes the first where it can
+    method: str = "auto",
     name: str = "mass matrix, the Hessian of L in v,",  # for the message
 ) -> Tensor:  # `[..., n]`
     "The acceleration that a force gives to a mass. Raises `ValueError` where there is none."
     force = force.unsqueeze(-1)
-    if method == "lu":
-        found, info = torch.linalg.solve_ex(mass, force)
-    else:
-        factor, info = torch.linalg.cholesky_ex(mass)
+    factor, info = torch.linalg.cholesky_ex(mass)
+    positive = method == "cholesky"
+    if method == "auto" and not is_compiling():
+        positive = truth(info.any()) is False
+    if positive:
         found = torch.cholesky_solve(force, factor)
+    elif under_transform():
+        # PyTorch 2.13 differentiates `torch.linalg.solve` wrongly in forward mode under vmap
+        inverse, info = torch.linalg.inv_ex(mass)
+        found = inverse @ force
+    else:
+        found, info = torch.linalg.solve_ex(mass, force)
     if not is_compiling() and truth(info.any()):
         _refuse_mass(mass, info, method, name)
     return found.squeeze(-1)
@@ -392,11 +400,13 @@ class LNN(EnergyField):
         force: Callable | None = None,  # `force(t, q, v)`, `[B, n]`
         # D of the force -D v: a number, `[n, n]`, or a learned factor A(q), `[B, n, m]`, of A A'
         damping: Any = None,
-        solve: str = "cholesky",  # or 'lu', for a mass that need not be positive
+        # of the mass matrix: 'cholesky' wants it positive, 'lu' regular; 'auto' takes the first
+        # where it can
+        solve: str = "auto",
     ):
         super().__init__()
-        if solve not in ("cholesky", "lu"):
-            raise ValueError(f"solve is 'cholesky' or 'lu'; got {solve!r}")
+        if solve not in ("auto", "cholesky", "lu"):
+            raise ValueError(f"solve is 'auto', 'cholesky' or 'lu'; got {solve!r}")
         self.net = net
         self.force = force
         self.damping = as_semidefinite(damping)

@@ -362,6 +362,15 @@ def data_of(
     return x if transform is None else transform.at(x)(x)
 
 # %% ../../nbs/models/63a_flow_matching.ipynb #81695158
+def _check_parts(path, coupling):
+    if path is not None and not isinstance(path, Path):
+        raise TypeError(f"path is a Path, e.g. LinearPath() or VPPath(); got {path!r}")
+    if coupling is not None and not isinstance(coupling, Coupling):
+        raise TypeError(
+            f"coupling is a Coupling, e.g. Independent() or OptimalTransport(); got {coupling!r}"
+        )
+
+
 class FlowMatching(nn.Module):
     """The loss that trains a flow without solving it: `FlowMatching(flow)(x1) -> [B]`. Source:
     Lipman et al. (2023); Tong et al. (2024) for couplings."""
@@ -379,6 +388,7 @@ class FlowMatching(nn.Module):
         super().__init__()
         if isinstance(time, str):
             lookup("time", _TIMES, time)
+        _check_parts(path, coupling)
         is_model = hasattr(flow_or_field, "vf") and not isinstance(flow_or_field, DEFunc)
         self.flow = flow_or_field if is_model else None
         self.bare = None

@@ -174,6 +174,7 @@ def _of_v(a, s):
 
 
 _PREDICTIONS = {"score": _of_score, "noise": _of_noise, "data": _of_data, "v": _of_v}
+_OTHER_NAMES = {"eps": "noise", "epsilon": "noise", "x0": "data"}
 
 # %% ../../nbs/models/64_probability_flow.ipynb #edb49320
 class ProbabilityFlow(nn.Module):
@@ -184,10 +185,11 @@ class ProbabilityFlow(nn.Module):
         self,
         net: nn.Module | Callable,  # `f(t, x)`, `f(x)`, either with a last `args`, the context
         schedule: Schedule | None = None,  # `None`: `VPSchedule()`
-        # what `net` gives: 'score', 'noise', 'data' or 'v'
+        # what `net` gives: 'score', 'noise' (also 'eps'), 'data' (also 'x0') or 'v'
         prediction: str = "score",
     ):
         super().__init__()
+        prediction = _OTHER_NAMES.get(prediction, prediction)
         lookup("prediction", _PREDICTIONS, prediction)
         self.net = ConditionedField(net)
         self.schedule = VPSchedule() if schedule is None else schedule

@@ -50,6 +50,7 @@ class Residual:
         self.dtype = z.dtype
         self.rows = self.batch.numel(), z.shape[batch_dims:].numel() * (2 if z.is_complex() else 1)
         self.grad = torch.is_grad_enabled()
+        self.keeps_graph = False  # of its values; set it to differentiate through a search
         self.tracked = None
         self.nfe = 0
         self.products = 0
@@ -80,11 +81,14 @@ class Residual:
         return z - out if self.fixed else out
 
     def __call__(self, z: Tensor) -> Tensor:
-        with torch.set_grad_enabled(self.grad):
+        if torch.is_grad_enabled() == self.grad:
             r = self.evaluate(z)
+        else:
+            with torch.set_grad_enabled(self.grad):
+                r = self.evaluate(z)
         if self.tracked is None:
             self.tracked = r.requires_grad
-        return r.detach()
+        return r if self.keeps_graph else r.detach()
 
     def jacobian(self, z: Tensor) -> Tensor:  # `[B, n, n]`
         "The Jacobian of each sample, the user's or by autograd."
@@ -223,12 +227,13 @@ class Linearization:
         "$J v$ for each sample."
         self.g.products += 1
         if self._pulled is None:
-            self._w = torch.ones_like(self.r, requires_grad=True)  # where does not matter
-            self._pulled = (
-                torch.autograd.grad(self.r, self.z, self._w, create_graph=True)[0]
-                if self.r.requires_grad
-                else self.r
-            )
+            with torch.inference_mode(False):
+                self._w = torch.ones_like(self.r, requires_grad=True)  # where does not matter
+                self._pulled = (
+                    torch.autograd.grad(self.r, self.z, self._w, create_graph=True)[0]
+                    if self.r.requires_grad
+                    else self.r
+                )
         return self._grad(self._pulled, self._w, v)
 
     def matrix(self) -> Tensor:  # `[B, n, n]`

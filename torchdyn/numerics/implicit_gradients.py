@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import warnings
 from typing import Any, Callable
 
 import torch
@@ -56,13 +57,26 @@ def _dense(line, v, tol):
     return torch.linalg.solve_ex(line.matrix().mT, v.unsqueeze(2))[0].squeeze(2)
 
 
-def _gmres(line, v, tol):
-    return gmres(line.vjp, v, tol)[0]
+def _gmres(line, v, tol, max_iter=300):
+    restart = min(30, max_iter)
+    return gmres(line.vjp, v, tol, restart, math.ceil(max_iter / restart))[0]
 
 
-def _iterated(solver, line, v, tol):
-    u, log = iterate(solver(), lambda u: line.vjp(u) - v, v, Target(tol * residual_norm(v)))
+def _iterated(solver, line, v, tol, max_iter=200):
+    target = Target(tol * residual_norm(v))
+    u, log = iterate(solver(), lambda u: line.vjp(u) - v, v, target, max_iter)
     return u, log.iterations
+
+
+def _hybrid(line, v, tol, max_iter=100):
+    u, iterations = _iterated(Anderson, line, v, tol, max_iter)
+    left = v - line.vjp(u)
+    size = residual_norm(left)
+    bound = tol * residual_norm(v)
+    if (size > bound).any():
+        relative = (bound / size).where(size > bound, 1.0)
+        u = u + gmres(line.vjp, left, relative)[0]
+    return u, iterations
 
 
 LINEAR_SOLVERS = {
@@ -71,35 +85,47 @@ LINEAR_SOLVERS = {
     "anderson": functools.partial(_iterated, Anderson),
     "neumann": functools.partial(_iterated, Picard),  # whose sums are the iterates of
     "picard": functools.partial(_iterated, Picard),
+    "hybrid": _hybrid,  # Anderson's, and by GMRES what it leaves
 }
 
 # %% ../../nbs/numerics/17a_implicit_gradients.ipynb #b5967f13
-def _solve_transposed(v, line, linear, tol, throw, log):  # J^T u = v
+def _solve_transposed(v, line, linear, tol, max_iter, throw, log):  # J^T u = v
     with torch.no_grad(), autocast_of(v, False):
         v = v.detach()
+        # a right-hand side of size one: however small a loss is, its gradient is as good
+        scale = v.abs().amax(1, keepdim=True) if v.shape[1] else v.new_zeros(len(v), 1)
+        asks = ((scale > 0) & scale.isfinite()).squeeze(1)
+        scale = scale.where(asks.unsqueeze(1), 1.0)
+        given = v
+        v = v / scale
         if linear == "auto":
             linear = "dense" if v.shape[1] <= 100 else "gmres"
         tol = tol or torch.finfo(v.dtype).eps ** (2 / 3)
         before = line.g.products
-        found = _as_linear_solver(linear)(line, v, tol)
+        found = _as_linear_solver(linear, max_iter)(line, v, tol)
         u, log.iterations = found if isinstance(found, tuple) else (found, None)
         log.products = line.g.products - before
         log.solver = linear if isinstance(linear, str) else getattr(linear, "__name__", "own")
-        size = residual_norm(v)
-        asks = size > 0
         u = u.where(asks.unsqueeze(1), v)  # nothing for nothing, and NaN for NaN, whatever J is
+        size = residual_norm(v)
         left = residual_norm(line.vjp(u) - v)
         log.residual = (left / size).where(asks, 0)
         iterative = isinstance(linear, str) and linear != "dense"
         good = ~asks | (left <= (10 * tol if iterative else 0.01) * size)
-        if throw and not good.all():
-            raise _backward_error(log.residual, good, linear)
+        if throw is not False and not good.all():
+            error = _backward_error(log.residual, good, linear)
+            if throw:
+                raise error
+            warnings.warn(str(error), stacklevel=2)
+        u = (u * scale).where(asks.unsqueeze(1), given)
     return once_differentiable(_FIRST_ONLY, line.r, u)[0]
 
 
-def _as_linear_solver(linear):
+def _as_linear_solver(linear, max_iter):
     if isinstance(linear, str):
-        return lookup("linear", LINEAR_SOLVERS, linear)
+        solver = lookup("linear", LINEAR_SOLVERS, linear)
+        counts = max_iter is not None and linear != "dense"
+        return functools.partial(solver, max_iter=max_iter) if counts else solver
     try:
         inspect.signature(linear).bind(0, 0, 0)
     except (TypeError, ValueError):  # it knows its own tolerance
@@ -143,14 +169,16 @@ def implicit(
     jac: Callable | None = None,
     batch_dims: int | None = None,
     fixed: bool = False,
-    # for $J^\top u = v$: 'dense', 'gmres', 'anderson', 'neumann', or a function
+    # for $J^\top u = v$: 'dense', 'gmres', 'anderson', 'neumann', 'hybrid', or a function
     # `solve(linearization, v [B, n], tol)` that gives `u`, or `u` and the iterations of each
     # sample; 'auto': dense up to 100 unknowns
     linear: str | Callable = "auto",
     # of an iterative solver, relative; default two thirds of the digits
     tol: float | None = None,
-    # raise `RootError` in the backward pass if the linear system was not solved
-    throw: bool = True,
+    # of an iterative solver; default the solver's own
+    max_iter: int | None = None,
+    # raise `RootError` in the backward pass if the linear system was not solved; `None`: warn
+    throw: bool | None = True,
     log: LinearLog | None = None,  # where the backward pass writes how it went
 ) -> Any:  # the same numbers, attached to everything that `g` depends on
     """Gives a root its derivatives by the implicit function theorem. Source: Krantz, Parks (2002);
@@ -164,7 +192,13 @@ def implicit(
         return g.unravel(flat)
     line = Linearization(g, flat)
     solve = functools.partial(
-        _solve_transposed, line=line, linear=linear, tol=tol, throw=throw, log=log or LinearLog()
+        _solve_transposed,
+        line=line,
+        linear=linear,
+        tol=tol,
+        max_iter=max_iter,
+        throw=throw,
+        log=log or LinearLog(),
     )
     return g.unravel(ImplicitGradient.apply(solve, flat, line.r))
 

@@ -73,7 +73,6 @@ class Log(NamedTuple):
     backward: Any = None  # a `LinearLog` that the backward pass of a root writes
 
 # %% ../../nbs/numerics/17_root_solvers.ipynb #7159651a
-@torch.no_grad()
 def iterate(
     solver: RootSolver,
     # a `Residual`, or any function `[B, n]` -> `[B, n]` for solvers that need no Jacobian
@@ -84,34 +83,65 @@ def iterate(
     # of the solver, to go on with what another call learned; `None`: `solver.begin`
     memory: Any = None,
 ) -> tuple[Tensor, Log]:  # the best guess of each sample, and how it was found
-    "Guesses until every sample has reached the target, failed, or run out of iterations."
+    """Guesses until every sample has reached the target, failed, or run out of iterations. Without
+    a graph, unless `g` keeps one."""
+    keeps_graph = getattr(g, "keeps_graph", False)
+    with torch.set_grad_enabled(keeps_graph and torch.is_grad_enabled()):
+        return _search(solver, g, z, target, max_iter, memory)
+
+
+def _search(solver, g, z, target, max_iter, memory):
     r, memory = solver.begin(g, z) if memory is None else (g(z), memory)
-    best, least = z, (first := target.norm(r))
-    solved = first <= target.bound(first)
-    count = torch.zeros_like(first, dtype=torch.long)
-    history = [first]
-    running = first.isfinite() & ~solved
-    while len(history) <= max_iter and running.any():
-        new, r, memory = solver(g, z, r.where(running.unsqueeze(1), 0), memory)
-        size = target.norm(r)
-        finite = size.isfinite()
-        before = z
-        z = new.where((running & finite).unsqueeze(1), z)
-        solved = solved | running & target.reached(size, first, z - before, z)
-        better = running & (size < least)
-        best = z.where(better.unsqueeze(1), best)
+    first = target.norm(r.detach())
+    bound = target.bound(first)
+    infinite = torch.full_like(bound, math.inf)
+    watches_steps = target.x_tol is not math.inf
+    best = z
+    least = first
+    running = (first > bound) & (first < infinite)
+    active = int(running.count_nonzero())
+    sizes = [first]
+    tried = []
+    while active and len(tried) < max_iter:
+        before = active
+        all_run = active == len(running)
+        if not all_run:
+            r = r.where(running.unsqueeze(1), 0)
+        new, r, memory = solver(g, z, r, memory)
+        size = target.norm(r.detach())
+        finite = size < infinite
+        better = size < least
+        if watches_steps:
+            going_on = finite & ~target.reached(size, first, new - z, new)
+        else:
+            going_on = finite & (size > bound)
+        if not all_run:  # the others are left alone
+            finite = finite & running
+            better = better & running
+            going_on = going_on & running
+        active, improved = torch.stack((going_on, better)).sum(1).tolist()  # the one wait
+        at_best = improved == len(new) or (best is z and improved == before)
+        z = new if active == len(new) else new.where(finite.unsqueeze(1), z)
+        best = z if at_best else z.where(better.unsqueeze(1), best)
         least = size.where(better, least)
-        count = count + running
-        history.append(size.where(running, history[-1]))
-        running = running & finite & ~solved
+        sizes.append(size)
+        tried.append(running)
+        running = going_on
+    return best, _log(g, least, running, sizes, tried)
+
+
+def _log(g, least, running, sizes, tried):
+    "A sample's last residual is the one it stopped with."
+    count = torch.stack(tried).sum(0) if tried else torch.zeros_like(least, dtype=torch.long)
+    row = torch.arange(len(sizes), device=count.device).unsqueeze(1)
+    history = torch.stack(sizes).gather(0, torch.minimum(row, count))
     status = (
-        torch.full_like(count, Status.NOT_CONVERGED)
+        torch.full_like(count, Status.SUCCESS)
         .where(history[-1].isfinite(), Status.NON_FINITE)
-        .where(~solved, Status.SUCCESS)
+        .where(~running, Status.NOT_CONVERGED)
     )
-    return best, Log(
-        least, count, status, torch.stack(history), getattr(g, "nfe", 0), getattr(g, "products", 0)
-    )
+    nfe = getattr(g, "nfe", 0)
+    return Log(least, count, status, history, nfe, getattr(g, "products", 0))
 
 # %% ../../nbs/numerics/17_root_solvers.ipynb #e384808f
 class Picard(RootSolver):
@@ -150,24 +180,41 @@ class Anderson(RootSolver):
         self.lam = lam
 
     def begin(self, g, z):
-        return g(z), (z.new_zeros(len(z), self.m, 2, z.shape[1]), 0)
+        "Memory: (differences of residuals, of damped guesses, Gram matrix, last of both, count)."
+        b, n = z.shape
+        steps = z.new_zeros(b, self.m - 1, n)
+        gram = torch.eye(self.m - 1, dtype=z.dtype, device=z.device).repeat(b, 1, 1)
+        return g(z), (torch.zeros_like(steps), steps, gram, None, 0)
 
     def forward(self, g, z, r, memory):
-        past, k = memory
-        past[:, k % self.m, 0] = z
-        past[:, k % self.m, 1] = r
-        dz, dr = (past[:, : k + 1] - past[:, k % self.m, None]).unbind(2)
-        mix = torch.einsum("bm,bmn->bn", self.weights(dr, r), dz - self.beta * dr)
-        z = z - self.beta * r - mix
-        return z, g(z), (past, k + 1)
+        dr, du, gram, last, k = memory
+        u = self.move(z, r)
+        z = u
+        if k and self.m > 1:
+            i = (k - 1) % (self.m - 1)  # the oldest makes room
+            if torch.is_grad_enabled():  # a graph remembers what must then not be written over
+                dr, du, gram = dr.clone(), du.clone(), gram.clone()
+            newest = r - last[1]
+            dr[:, i] = newest
+            du[:, i] = u - last[0]
+            # products of the newest difference, and of the residual, with all differences
+            products = torch.stack((newest, r), 1).bmm(dr.mT)
+            row = products[:, 0]
+            info = torch.finfo(r.dtype)
+            row[:, i].mul_(1 + max(self.lam, info.eps)).clamp_(min=info.tiny)
+            gram[:, i] = row
+            gram[:, :, i] = row
+            weights = self.weights(gram, products[:, 1])
+            z = u - (weights.unsqueeze(2) * du).sum(1)
+        return z, g(z), (dr, du, gram, (u, r), k + 1)
 
-    def weights(self, dr, r):  # `[B, m]`
-        length = torch.linalg.vector_norm(dr, dim=2)
-        length = length.where(length > 0, 1)
-        unit = dr / length.unsqueeze(2)
-        lam = max(self.lam, torch.finfo(r.dtype).eps)
-        gram = unit @ unit.mT + lam * torch.eye(dr.shape[1], dtype=r.dtype, device=r.device)
-        return torch.linalg.solve_ex(gram, unit @ r.unsqueeze(2))[0].squeeze(2) / length
+    def move(self, z, r):
+        "Where a guess alone would go, whose differences are mixed."
+        return torch.sub(z, r, alpha=self.beta)
+
+    def weights(self, gram, wanted):  # `[B, m - 1, m - 1]` and `[B, m - 1]` -> `[B, m - 1]`
+        "The mixture: solves the normal equations."
+        return torch.linalg.solve_ex(gram, wanted)[0]
 
     def extra_repr(self):
         return f"m={self.m}, beta={self.beta}, lam={self.lam:g}"

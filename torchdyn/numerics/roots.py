@@ -168,6 +168,12 @@ def fixed_point(
     )
 
 # %% ../../nbs/numerics/18_roots.ipynb #2d7f99e2
+_REMEDY = (
+    "Raise max_iter, start closer, damp the iteration or take another solver; if samples "
+    "interact, pass batch_dims=0"
+)
+
+
 def solve_root(
     g: Residual,
     z: Any,  # first guess
@@ -176,13 +182,14 @@ def solve_root(
     max_iter: int,
     throw: bool,
     gradient: bool | str | Callable,  # as `implicit=` of `root_find`
+    remedy: str = _REMEDY,  # for the message of an error, where iterations did not suffice
 ) -> Root:
     "The root, how it was found, and its gradient."
-    flat = g.ravel(z).detach()
+    flat = g.ravel(z) if g.keeps_graph else g.ravel(z).detach()
     with autocast_of(flat, False):
         flat, log = iterate(solver, g, flat, target, max_iter)
     if throw and (log.status != Status.SUCCESS).any():
-        raise _failure(solver, g, flat, log, target)
+        raise _failure(solver, g, flat, log, target, remedy)
     z = g.unravel(flat)
     backward = LinearLog()
     if gradient:
@@ -215,7 +222,7 @@ def _check_options(**options):
             raise ValueError(f"{name} must be positive; got {value}")
 
 # %% ../../nbs/numerics/18_roots.ipynb #db61d214
-def _failure(solver, g, z, log, target):
+def _failure(solver, g, z, log, target, remedy):
     bad = log.status != Status.SUCCESS
     worst = int(log.residual.where(bad, -1.0).nan_to_num(math.inf).argmax())
     status = Status(int(log.status[worst]))
@@ -227,8 +234,7 @@ def _failure(solver, g, z, log, target):
         if status is Status.NON_FINITE
         else f"That is the rounding of {z.dtype}: ask for less, or use double precision"
         if log.residual[worst] <= noise
-        else "Raise max_iter, start closer, damp the iteration or take another solver; if "
-        "samples interact, pass batch_dims=0"
+        else remedy
     )
     return RootError(
         f"{status.name}: {int(bad.sum())} of {len(bad)} samples were not solved; the worst is "
