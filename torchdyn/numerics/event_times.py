@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIMPLE', 'BENT', 'LEAP', 'short_time', 'order_of_zero', 'vanishes', 'value_and_rate', 'flow', 'project_onto_event',
-           'judge', 'condition_that_matters', 'extrapolated', 'aslant_of']
+           'condition_that_matters', 'judge', 'extrapolated', 'aslant_of']
 
 # %% ../../nbs/numerics/23a_event_times.ipynb #f027f904
 import functools
@@ -156,6 +156,11 @@ def _quotient(value, rate, moves):
     unit = torch.where(moves, rate.detach().abs(), 1)
     return torch.where(moves, value, 0) / unit / (torch.where(moves, rate, 1) / unit)
 
+# %% ../../nbs/numerics/23a_event_times.ipynb #ad7ea270
+def condition_that_matters(watch, e, which):
+    "The condition that matters on each clock, `[..., C]`, positive before the event."
+    return (watch.sides * e)[..., np.arange(watch.clocks.count), which]
+
 # %% ../../nbs/numerics/23a_event_times.ipynb #5d0c1a07
 def judge(watch, curve, s, which, past, plain):
     """What the zeros at the fractions `s` of a step are like, and where to differentiate those that
@@ -197,11 +202,6 @@ def judge(watch, curve, s, which, past, plain):
     # else rounding drowns such small values: step back
     clean = abs(order_of_zero(g, s, far)[0] - order) < 0.2
     _mark(watch, curve, s, np.where(clean, d, far), hit & ~simple)
-
-
-def condition_that_matters(watch, e, which):
-    "The condition that matters on each clock, `[..., C]`, positive before the event."
-    return (watch.sides * e)[..., np.arange(watch.clocks.count), which]
 
 
 def _rate_between(watch, before, here, time):

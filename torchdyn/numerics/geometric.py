@@ -195,6 +195,13 @@ class Ruth3(Symplectic):
     def __init__(self, dim=-1, check=True):
         super().__init__((7 / 24, 3 / 4, -1 / 24), (2 / 3, -2 / 3, 1.0), 3, dim, check)
 
+# %% ../../nbs/numerics/21_geometric_steppers.ipynb #e016708d
+def _estimate(self, change, scale):
+    if not self.adaptive:
+        return None
+    with torch.no_grad():
+        return change * scale
+
 # %% ../../nbs/numerics/21_geometric_steppers.ipynb #d2899e83
 # rows for the slopes at both ends: the solution is a parabola between them
 TRAPEZOID_ROWS = ((1, -1 / 2), (0, 1 / 2))
@@ -242,13 +249,6 @@ class AsynchronousLeapfrog(Stepper):
 
     def extra_repr(self):
         return f"order={self.order}, eta={self.eta:g}"
-
-# %% ../../nbs/numerics/21_geometric_steppers.ipynb #e016708d
-def _estimate(self, change, scale):
-    if not self.adaptive:
-        return None
-    with torch.no_grad():
-        return change * scale
 
 # %% ../../nbs/numerics/21_geometric_steppers.ipynb #1fe6e4d4
 class ReversibleHeun(Stepper):
