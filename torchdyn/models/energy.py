@@ -348,18 +348,18 @@ def solve_mass(
     "The acceleration that a force gives to a mass. Raises `ValueError` where there is none."
     force = force.unsqueeze(-1)
     factor, info = torch.linalg.cholesky_ex(mass)
-    positive = method == "cholesky"
-    if method == "auto" and not is_compiling():
-        positive = truth(info.any()) is False
-    if positive:
+    failed = None if is_compiling() or method == "lu" else truth(info.any())  # one wait
+    if method == "cholesky" or failed is False:
         found = torch.cholesky_solve(force, factor)
-    elif under_transform():
-        # PyTorch 2.13 differentiates `torch.linalg.solve` wrongly in forward mode under vmap
-        inverse, info = torch.linalg.inv_ex(mass)
-        found = inverse @ force
     else:
-        found, info = torch.linalg.solve_ex(mass, force)
-    if not is_compiling() and truth(info.any()):
+        if under_transform():
+            # PyTorch 2.13 differentiates `torch.linalg.solve` wrongly in forward mode under vmap
+            inverse, info = torch.linalg.inv_ex(mass)
+            found = inverse @ force
+        else:
+            found, info = torch.linalg.solve_ex(mass, force)
+        failed = None if is_compiling() else truth(info.any())
+    if failed:
         _refuse_mass(mass, info, method, name)
     return found.squeeze(-1)
 
