@@ -42,6 +42,7 @@ INSTALLS = {
     "diffrax": "diffrax equinox jax jaxlib jaxtyping lineax optimistix wadler-lindig ml_dtypes "
     "opt_einsum",
     "zuko": "zuko",
+    "torchdeq": "torchdeq",
 }
 
 

@@ -86,8 +86,8 @@ class TorchPeer:
 
     def floor(self):
         "CPU seconds of one bare call of the field amid the solution, without and with backward."
-        if self.counted is not self.f or self.w.field == "flow":  # field and trace have two counts
-            return None, None
+        if self.counted is not self.f or self.w.field in ("flow", "equilibrium"):
+            return None, None  # field and trace have two counts; a search has no time
         x = self.middle.clone()
         with self.torch.no_grad():
             forward = median_time(lambda: self.f(self.t[0], x))
@@ -191,7 +191,13 @@ def torch_field(w, tensors):
             back, fast = k3 * b * c - k1 * a, k2 * b * b
             return torch.stack([back, -back - fast, fast], -1)
 
+    class Equilibrium(Field):
+        def forward(self, z, x):
+            self.nfe += 1
+            return torch.tanh(nn.functional.linear(z, self.w0) + x)
+
     return {
+        "equilibrium": Equilibrium,
         "mlp": MLP,
         "cnf": CNF,
         "flow": Flow,
@@ -228,6 +234,8 @@ def layers(f, act):
 
 
 def loss(w, states):
+    if w.field == "equilibrium":
+        return states[-1].sin().sum()
     if w.field.startswith("flow"):
         return -states[-1].mean()
     return (
@@ -245,6 +253,8 @@ class Torchdyn(TorchPeer):
 
         if options.get("compile") and "compile" not in inspect.signature(odeint).parameters:
             raise Unavailable("odeint has no compile=")
+        if self.w.field == "equilibrium":
+            return self.equilibrium(**{"tol": self.w.tol, "tol_backward": 2e-7, **options})
         w, solver = self.w, options.pop("solver", self.w.method)
         tol, form = options.pop("tol", w.tol), options.pop("form", None)
         tolerance = {} if w.method == "rk4" else {"atol": tol, "rtol": tol}
@@ -253,6 +263,12 @@ class Torchdyn(TorchPeer):
         if w.steps:
             tolerance["dt"] = w.end / w.steps
         return lambda: odeint(self.f, self.x, self.t, solver, **tolerance, **options).x
+
+    def equilibrium(self, **options):
+        from torchdyn.core import EquilibriumLayer
+
+        layer = EquilibriumLayer(self.f, max_iter=300, **options)
+        return lambda: layer(self.x).unsqueeze(0)
 
     def column(self, **options):
         "W5 as `CNF`: the log-density is a column of the state."
@@ -331,6 +347,11 @@ class Reference(TorchPeer):
     def solver(self, options):
         from torchdyn import odeint
 
+        if self.w.field == "equilibrium":
+            from torchdyn.core import EquilibriumLayer
+
+            layer = EquilibriumLayer(self.f, "newton", tol=1e-13)
+            return lambda: layer(self.x).unsqueeze(0)
         if self.w.method == "stiff":
             return self.scipy
         times = self.torch.from_numpy(
@@ -481,6 +502,28 @@ class Zuko(TorchPeer):
         gradients = list(gradients)
         gradients[self.first] = gradients[self.first].roll(self.size, 1)
         return gradients
+
+
+class Torchdeq(TorchPeer):
+    package = "torchdeq"
+
+    def solver(self, options):
+        from torchdeq import get_deq
+
+        name, tol = options["solver"], options["tol"]
+        deq = get_deq(
+            f_solver=name,
+            b_solver=name,
+            f_max_iter=300,
+            b_max_iter=300,
+            f_tol=tol,
+            b_tol=10 * tol,
+            f_stop_mode="abs",
+            b_stop_mode="abs",
+            ift=True,
+        )
+        start = self.torch.zeros_like(self.x)
+        return lambda: deq(lambda z: self.f(z, self.x), start)[0][-1].unsqueeze(0)
 
 
 # --- jax --------------------------------------------------------------------------------------
@@ -686,6 +729,7 @@ PEERS = {
     "diffrax": Diffrax,
     "scipy": Scipy,
     "zuko": Zuko,
+    "torchdeq": Torchdeq,
 }
 
 

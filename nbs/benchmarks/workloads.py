@@ -14,7 +14,7 @@ class Workload:
 
     name: str
     title: str
-    field: str = "mlp"  # 'mlp', 'vdp', 'cnf', 'flow' or 'robertson'
+    field: str = "mlp"  # 'mlp', 'vdp', 'cnf', 'flow', 'robertson' or 'equilibrium'
     # 'forward', 'train' (gradients through the steps) or 'reduced' (gradients without their tape)
     task: str = "forward"
     widths: tuple = (2, 64, 64, 2)
@@ -36,6 +36,8 @@ class Workload:
         "Output times, in double precision."
         if self.field == "robertson":
             return np.concatenate([[0.0], np.logspace(-2, np.log10(self.end), self.outputs - 1)])
+        if self.field == "equilibrium":  # which has no time, and one state
+            return np.zeros(1)
         if self.field.startswith("flow"):  # whose output is one: the log-density of the data
             return np.array([0.0, self.end])
         return np.linspace(0, self.end, self.outputs)
@@ -114,11 +116,20 @@ WORKLOADS = {
         flow(2, 512),
         flow(10, 256),
         flow(64, 256),
+        Workload(
+            "E1",
+            "equilibrium, training step",
+            field="equilibrium",
+            task="train",
+            widths=(64,),
+            outputs=1,
+            tol=3e-8,
+        ),
     ]
 }
 TWO_THREADS = "W1a", "W2a", "W7a", "W7b", "W7c"  # repeated with two threads
 
-PEERS = "torchdyn", "torchdiffeq", "torchode", "torchdyn1", "diffrax", "scipy", "zuko"
+PEERS = "torchdyn", "torchdiffeq", "torchode", "torchdyn1", "diffrax", "scipy", "zuko", "torchdeq"
 BASE = "torchdiffeq"  # ratios are relative to it
 
 
@@ -139,6 +150,21 @@ def variants(w):
     """Who takes part: a list of (peer, label, options); options `None` with a reason in place of
     the label if a peer cannot."""
     one, none = [("", {})], lambda reason: [(reason, None)]
+    if w.field == "equilibrium":
+        rows = {
+            "torchdyn": [
+                ("anderson", {"solver": "anderson"}),
+                ("anderson, jfb", {"solver": "anderson", "sensitivity": "jfb"}),
+                ("picard", {"solver": "picard", "linear": "picard", "tol": 1e-7}),
+                ("lbroyden", {"solver": "lbroyden", "linear": "gmres"}),
+            ],
+            # its residuals are sums over the unknowns: the errors are about those of the others
+            "torchdeq": [
+                (name, {"solver": name, "tol": tol})
+                for name, tol in (("fixed_point_iter", 4e-6), ("anderson", 8e-7), ("broyden", 4e-6))
+            ],
+        }
+        return [(peer, label, options) for peer, found in rows.items() for label, options in found]
     if w.field == "flow":
         rows = {
             "torchdyn": [
@@ -155,7 +181,7 @@ def variants(w):
             "zuko": one,
         }
         return [(peer, label, options) for peer, found in rows.items() for label, options in found]
-    rows = {peer: one for peer in PEERS if peer != "zuko"}
+    rows = {peer: one for peer in PEERS if peer not in ("zuko", "torchdeq")}
     rows["torchdyn"] = one + [("compiled", {"compile": True})]
     rows["scipy"] = none("solves the stiff workload only")
     if w.task == "reduced":
@@ -215,6 +241,13 @@ def data(w, seed=0):
             "x": (np.array([2.0, 0.0]) + 0.1 * make.standard_normal((w.batch, 2))).astype(dtype),
             "mu": np.linspace(0.1, 20, w.batch).astype(dtype),
         }
+    if w.field == "equilibrium":
+        symmetric = make.standard_normal((w.widths[0], w.widths[0]))
+        symmetric = symmetric + symmetric.T
+        return {
+            "x": (0.1 * make.standard_normal((w.batch, w.widths[0]))).astype(dtype),
+            "w0": (RADIUS * symmetric / np.linalg.norm(symmetric, 2)).astype(dtype),
+        }
     size, gain = (w.widths[-1], 1.0) if w.field == "flow" else (w.widths[0], GAIN)
     arrays = {"x": make.standard_normal((w.batch, size))}
     for i, (n, m) in enumerate(zip(w.widths, w.widths[1:])):
@@ -229,4 +262,5 @@ def data(w, seed=0):
     return {name: v.astype(dtype) for name, v in arrays.items()}
 
 
+RADIUS = 0.95  # spectral, of the map of an equilibrium
 GAIN = 2.0  # of the weights: a field with some turns in it
