@@ -23,7 +23,7 @@ from ..numerics.implicit_gradients import implicit, unrolled
 from ..numerics.outcomes import Status, lookup
 from ..numerics.odeint import odeint
 from ..numerics.refusals import unknown_options, user_level
-from ..numerics.root_solvers import Anderson, Picard, RootSolver, Target
+from ..numerics.root_solvers import Anderson, Broyden, Picard, RootSolver, Target
 from ..numerics.roots import Root, as_root_solver, solve_root
 from ..numerics.states import ravel_state
 
@@ -81,6 +81,17 @@ def _check_options(layer):
                 "sensitivity='autograd' differentiates the search, and one that starts at the "
                 "answer has no gradient: take sensitivity='implicit', or start='zeros'"
             )
+        if layer.compile:
+            raise ValueError(
+                "sensitivity='autograd' keeps the tape of the search, and compile=True is a search "
+                "without one: take sensitivity='implicit'"
+            )
+    broyden = isinstance(layer.solver, Broyden) and layer.solver.memory is not None
+    if layer.compile and not (broyden or isinstance(layer.solver, (Picard, Anderson))):
+        raise ValueError(
+            "compile=True is for searches that only evaluate f: 'picard', 'anderson' and "
+            f"'lbroyden'; got {type(layer.solver).__name__}"
+        )
     if isinstance(layer.start, str):
         lookup("start", dict.fromkeys(("zeros", "previous")), layer.start)
     elif not callable(layer.start):
@@ -90,7 +101,7 @@ def _check_options(layer):
         )
 
 # %% ../../nbs/core/41_equilibrium.ipynb #ee1a01cc
-def _map(layer, x, args):
+def _map(layer, module, x, args):
     takes_x, takes_args = layer._form
     if takes_x and x is None:
         raise ValueError("f takes an input: call the layer with one, layer(x)")
@@ -100,7 +111,7 @@ def _map(layer, x, args):
 
     def f(z):
         version = _version(z)
-        out = layer.f(z, *given)
+        out = module(z, *given)
         _check_shape(out, z)
         if _version(z) != version:
             raise ValueError(
@@ -174,6 +185,16 @@ def _warn(layer, status):
         f"and layer.root says how good they are. To mend it, {_REMEDY}",
         stacklevel=user_level(),
     )
+
+# %% ../../nbs/core/41_equilibrium.ipynb #d19b626e
+def _search_compiled(layer, g, z, x, args):
+    if layer._compiled is None or layer._compiled[0] is not layer.f:
+        layer._compiled = layer.f, torch.compile(layer.f, dynamic=True)
+    f = _map(layer, layer._compiled[1], x, args)
+    with torch.no_grad():
+        root = _search(layer, Residual(f, z, batch_dims=layer.batch_dims, fixed=True), z)
+    g(g.ravel(root.z))
+    return root
 
 # %% ../../nbs/core/41_equilibrium.ipynb #e6dcf99a
 class _Watched(RootSolver):
@@ -314,6 +335,7 @@ class EquilibriumLayer(nn.Module):
         corrections: int = 0,  # guesses along the way that are kept in `layer.states`
         # raise where a sample was not solved; `None`: warn in training, raise in evaluation
         throw: bool | None = None,
+        compile: bool = False,  # `f` by torch.compile while it is iterated
         **unknown,
     ):
         super().__init__()
@@ -336,10 +358,12 @@ class EquilibriumLayer(nn.Module):
         self.batch_dims = batch_dims
         self.corrections = corrections
         self.throw = throw
+        self.compile = compile
         self.root = None
         self.states = []
         self._form = _map_form(f)
         self._equation = None
+        self._compiled = None
         self._previous = {}
         _check_options(self)
 
@@ -361,7 +385,7 @@ class EquilibriumLayer(nn.Module):
                 "transforms hide: give the batch as the leading dimension of x"
             )
         _check_options(self)
-        f = _map(self, x, args)
+        f = _map(self, self.f, x, args)
         draws = {}
         with context(draws=draws), _weights_computed_once(self):
             z = _first_guess(self, x, z, args)
@@ -369,7 +393,7 @@ class EquilibriumLayer(nn.Module):
             g.keeps_graph = self.sensitivity == "autograd"
             if self.start == "previous":
                 z = _warmer(self, g, z, key)
-            root = _search(self, g, z)
+            root = _search_compiled(self, g, z, x, args) if self.compile else _search(self, g, z)
             attached = _attach(self, g, f, root)
         self.root = root._replace(z=tree_map(Tensor.detach, root.z))
         self._equation = g, draws
@@ -393,7 +417,7 @@ class EquilibriumLayer(nn.Module):
 
     def residual(self, x: Any, z: Any, args: Any = None) -> Residual:
         "$z - f(z, x)$ as root solvers take it, for states like `z`."
-        return Residual(_map(self, x, args), z, batch_dims=self.batch_dims, fixed=True)
+        return Residual(_map(self, self.f, x, args), z, batch_dims=self.batch_dims, fixed=True)
 
     def at_root(self) -> tuple[Tensor, Tensor]:  # z and f(z), `[B, n]`
         """The map at the last fixed point, real and as vectors: one evaluation with its graph, to
@@ -415,5 +439,5 @@ class EquilibriumLayer(nn.Module):
 
     def __getstate__(self):
         "What searches left behind is no part of a copy."
-        left = {"root": None, "states": [], "_equation": None, "_previous": {}}
+        left = {"root": None, "states": [], "_equation": None, "_compiled": None, "_previous": {}}
         return {**self.__dict__, **left}
