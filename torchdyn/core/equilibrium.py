@@ -70,6 +70,11 @@ def _check_options(layer):
         raise ValueError(f"tol_backward is a number above zero; got {layer.tol_backward}")
     if layer.max_iter < 1:
         raise ValueError(f"max_iter is a number of iterations, 1 or more; got {layer.max_iter}")
+    if layer.steps < 1 or not 0 < layer.damping <= 1:
+        raise ValueError(
+            "steps is a number of iterations, 1 or more, and damping lies in (0, 1]; got "
+            f"steps={layer.steps}, damping={layer.damping}"
+        )
     if layer.sensitivity == "autograd":
         if not isinstance(layer.solver, (Picard, Anderson)):
             raise ValueError(
