@@ -198,7 +198,8 @@ def _search_compiled(layer, g, z, x, args):
     f = _map(layer, layer._compiled[1], x, args)
     with torch.no_grad():
         root = _search(layer, Residual(f, z, batch_dims=layer.batch_dims, fixed=True), z)
-    g(g.ravel(root.z))
+    if torch.is_grad_enabled():
+        g(g.ravel(root.z))
     return root
 
 # %% ../../nbs/core/41_equilibrium.ipynb #e6dcf99a

@@ -92,6 +92,12 @@ def unit_vectors(
     return torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:])
 
 # %% ../../nbs/models/60a_divergence.ipynb #aea2fd35
+def _slope_of_elu(act, h, a):
+    if act.alpha == 1:  # `where` would be the slowest operation of a flow
+        return 1 - torch.relu(-a)
+    return torch.where(h > 0, 1.0, a + act.alpha)
+
+
 _SLOPES = {  # of activations, from input and output
     nn.Identity: lambda act, h, a: torch.ones_like(h),
     nn.Tanh: lambda act, h, a: 1 - a * a,
@@ -100,18 +106,10 @@ _SLOPES = {  # of activations, from input and output
     nn.SiLU: lambda act, h, a: torch.sigmoid(h) * (1 + h - a),
     nn.ReLU: lambda act, h, a: (h > 0).to(h.dtype),
     nn.LeakyReLU: lambda act, h, a: torch.where(h > 0, 1.0, torch.full_like(h, act.negative_slope)),
-    nn.ELU: lambda act, h, a: _slope_of_elu(act, h, a),
+    nn.ELU: _slope_of_elu,
     nn.CELU: lambda act, h, a: 1 - torch.relu(-a / act.alpha),
     nn.Softsign: lambda act, h, a: (1 - a.abs()).square(),
 }
-
-
-def _slope_of_elu(act, h, a):
-    if act.alpha == 1:  # `where` would be the slowest operation of a flow
-        return 1 - torch.relu(-a)
-    return torch.where(h > 0, 1.0, a + act.alpha)
-
-
 # of the others by a backward pass
 _ELEMENTWISE = {*_SLOPES, nn.SELU, nn.GELU, nn.Mish, nn.LogSigmoid, nn.Tanhshrink}
 _ELEMENTWISE |= {nn.Hardtanh, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid}
