@@ -52,6 +52,7 @@ $(READY): setup.py settings.ini constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 	  echo "The environment could not be made: Python's venv module is missing (Debian and Ubuntu: apt install python3-venv)."; exit 1; }
 	@echo "Installing into $(VENV), once; this can take some minutes."
-	@$(BIN)/python -m pip install -c constraints.txt -e ".[$(EXTRAS)]" || { \
+	@$(BIN)/python -m pip install -c constraints.txt -e ".[$(EXTRAS)]" && \
+	  $(BIN)/python -m pip install -c constraints.txt --no-deps aeon || { \
 	  echo "The installation failed (pip says why above). Is the network reachable? Then run the command again."; exit 1; }
 	@touch $@
