@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from .equilibrium import EquilibriumLayer
 from ..numerics.fields import current
+from ..numerics.noise import draw
 from ..numerics.root_solvers import Anderson
 
 # %% ../../nbs/core/41a_equilibrium_tools.ipynb #84caef76
@@ -24,7 +25,7 @@ def spectral_radius(
 ) -> Tensor:  # `[B]`
     "Of $\\partial f/\\partial z$ at the last fixed point, for each sample."
     z, out = layer.at_root()
-    v = _normal(z, generator)
+    v = draw(z.shape, z, generator).to(z.device)
     growth = z.new_zeros(len(z))
     for k in range(warm_up + iterations):
         v = torch.nn.functional.normalize(v, dim=1)
@@ -32,11 +33,6 @@ def spectral_radius(
         if k >= warm_up:
             growth = growth + torch.linalg.vector_norm(v, dim=1).log()
     return (growth / iterations).exp()
-
-
-def _normal(z, generator):  # drawn where the generator lives
-    device = z.device if generator is None else generator.device
-    return torch.randn(z.shape, generator=generator, dtype=z.dtype, device=device).to(z.device)
 
 
 def _pull(out, z, v, **options):  # J^T v
@@ -56,7 +52,7 @@ def jacobian_penalty(
     z, out = layer.at_root()
     total = z.new_zeros(())
     for _ in range(probes):
-        v = _normal(z, generator)
+        v = draw(z.shape, z, generator).to(z.device)
         pulled = _pull(out, z, v, create_graph=torch.is_grad_enabled())
         total = total + pulled.square().sum() / max(z.numel(), 1)
     return total / probes

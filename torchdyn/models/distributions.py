@@ -13,6 +13,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
+from ..numerics.noise import draw
 
 # %% ../../nbs/models/60_distributions.ipynb #07f69b16
 class StandardNormal(nn.Module):
@@ -37,9 +38,8 @@ class StandardNormal(nn.Module):
 
     def sample(self, shape=(), generator=None):
         "`[*shape, *event]`."
-        device = self.zero.device if generator is None else generator.device
-        e = torch.empty(*shape, *self.event_shape, dtype=self.zero.dtype, device=device)
-        return e.normal_(generator=generator).to(self.zero.device)
+        shape = (*shape, *self.event_shape)
+        return draw(shape, self.zero, generator).to(self.zero.device)
 
     rsample = sample
 

@@ -18,6 +18,7 @@ from ..core.neuralde import DEFunc
 from .distributions import sample_of
 from ..nn.depth import DepthCat
 from ..numerics.fields import VectorField, call_form, under_transform
+from ..numerics.noise import draw
 from ..numerics.outcomes import lookup
 
 # %% ../../nbs/models/60a_divergence.ipynb #50556b3d
@@ -288,17 +289,12 @@ def divergence(
     return Bound(f, args).value_and_divergence(t, x)
 
 # %% ../../nbs/models/60a_divergence.ipynb #8d6360d5
-def _gaussian(shape, like, generator):
-    device = like.device if generator is None else generator.device
-    return torch.empty(shape, dtype=like.dtype, device=device).normal_(generator=generator)
-
-
 def _rademacher(shape, like, generator):
-    return torch.where(_gaussian(shape, like, generator) < 0, -1.0, 1.0).to(like.dtype)
+    return torch.where(draw(shape, like, generator) < 0, -1.0, 1.0).to(like.dtype)
 
 
 def _sphere(shape, like, generator):
-    e = _gaussian(shape, like, generator).reshape(*shape[:2], -1)
+    e = draw(shape, like, generator).reshape(*shape[:2], -1)
     e = e / torch.linalg.vector_norm(e, dim=-1, keepdim=True)
     return e.reshape(shape) * math.sqrt(like[0].numel())
 
@@ -310,13 +306,13 @@ def _orthogonal(shape, like, generator):
         raise ValueError(
             f"there are no {probes} orthogonal probes in {size} dimensions; {size} are exact"
         )
-    e = _gaussian((samples, size, probes), like, generator)
+    e = draw((samples, size, probes), like, generator)
     return orthonormal(e).permute(2, 0, 1).reshape(shape) * math.sqrt(size)
 
 
 _NOISES = {
     "rademacher": _rademacher,
-    "gaussian": _gaussian,
+    "gaussian": draw,
     "sphere": _sphere,
     "orthogonal": _orthogonal,
 }
@@ -405,7 +401,7 @@ class HutchPlusPlus(nn.Module):
     def draw(self, x, generator=None):
         "The random vectors of one solve, `[2, probes // 3, B, D]`."
         k = min(self.probes // 3, x[0].numel())
-        return _gaussian((2, k, len(x), x[0].numel()), x, generator).to(x.device)
+        return draw((2, k, len(x), x[0].numel()), x, generator).to(x.device)
 
     def forward(self, f, t, x, noise):
         shape = (noise.shape[1], *x.shape)
@@ -460,7 +456,7 @@ class Custom(Exact):
         self.trace = trace
 
     def draw(self, x, generator=None):
-        return _gaussian(x.shape, x, generator).to(x.device)
+        return draw(x.shape, x, generator).to(x.device)
 
     def forward(self, f, t, x, noise):
         return _checked(self.trace(f, t, x, noise), x)

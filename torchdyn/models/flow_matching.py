@@ -16,6 +16,7 @@ from ..core.neuralde import DEFunc
 from .couplings import Coupling, Independent
 from .distributions import StandardNormal
 from .flows import ConditionedField
+from ..numerics.noise import draw
 from ..numerics.outcomes import lookup
 
 # %% ../../nbs/models/63a_flow_matching.ipynb #cc0c62b6
@@ -207,9 +208,7 @@ def normal_like(
     generator: torch.Generator | None = None,  # on any device; `None`: PyTorch's own
 ) -> Tensor:  # shaped as `x`
     "Standard normal noise in the shape, the dtype and on the device of a tensor."
-    device = x.device if generator is None else generator.device
-    noise = torch.empty(x.shape, dtype=x.dtype, device=device)
-    return noise.normal_(generator=generator).to(x.device)
+    return draw(x.shape, x, generator).to(x.device)
 
 # %% ../../nbs/models/63a_flow_matching.ipynb #3f1fc434
 class LinearPath(Path):
@@ -334,9 +333,7 @@ def draw_times(
     "A time for each sample."
     if isinstance(time, str):
         time = lookup("time", _TIMES, time)
-    device = x.device if generator is None else generator.device
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    u = torch.rand(len(x), dtype=dtype, device=device, generator=generator).to(x.device)
+    u = draw((len(x),), _full(x[:0]), generator, torch.rand).to(x.device)
     t = time(u)
     if not isinstance(t, Tensor) or t.shape != u.shape:
         got = list(t.shape) if isinstance(t, Tensor) else type(t).__name__
