@@ -45,7 +45,8 @@ class _Product(torch.autograd.Function):
         matrix = torch.sparse_csr_tensor(
             pattern.starts, pattern.columns, values, (n, n), check_invariants=False
         )
-        return matrix @ x
+        with torch.autocast(x.device.type, enabled=False):
+            return matrix @ x
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -261,6 +262,8 @@ class Graph(nn.Module):
     ) -> Tensor:  # shaped as `x`
         "What each node receives of its neighbours."
         self.check(x)
+        if x.dtype.to_real() != self.weights.dtype:  # under autocast
+            x = x.to(self.weights.dtype)
         if x.is_complex():
             parts = self(torch.cat([x.real, x.imag], -1) if x.dim() > 1 else torch.view_as_real(x))
             return torch.complex(*parts.chunk(2, -1)).reshape(x.shape)
@@ -279,7 +282,13 @@ class Graph(nn.Module):
         return (own if x.dim() == 1 else own[:, None]) * x - self(x)
 
     def check(self, x: Tensor):
-        "Raises `ValueError` if there is not one row of features for each node."
+        "Raises `ValueError` for features of another precision, or of other than the nodes."
+        real = x.dtype.to_real()
+        if real != self.weights.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"the features are {x.dtype} and the weights of the graph {self.weights.dtype}: "
+                f"convert the graph with .to({real})"
+            )
         dim = 0 if x.dim() == 1 else -2
         if x.dim() == 0 or x.shape[dim] != self.nodes:
             raise ValueError(
