@@ -77,7 +77,8 @@ class _Product(torch.autograd.Function):
 
 
 def _product(values, x, pattern):  # `[E]` and `[N, F]`
-    if is_compiling() or under_transform():  # which know nothing of sparse matrices
+    sparse = x.device.type in ("cpu", "cuda")  # elsewhere there are no such matrices
+    if not sparse or is_compiling() or under_transform():  # and these know nothing of them
         terms = values[:, None] * x[pattern.columns]
         return torch.zeros_like(x).index_add(0, pattern.rows, terms)
     return _Product.apply(values, x, pattern)
