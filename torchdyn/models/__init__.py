@@ -7,9 +7,10 @@ __all__ = ['DEFunc', 'EquilibriumLayer', 'NeuralDE', 'NeuralODE', 'ODEProblem', 
            'Coupling', 'Independent', 'OptimalTransport', 'StandardNormal', 'HutchPlusPlus', 'Hutchinson', 'divergence',
            'mlp_divergence', 'Embed', 'GNF', 'GradientFlow', 'HNN', 'LNN', 'SeparableHNN', 'Sum', 'BridgePath',
            'FlowMatching', 'LinearPath', 'Path', 'TrigPath', 'VPPath', 'ContinuousFlow', 'FlowDistribution',
-           'EnergyShaping', 'InputConvex', 'PortHamiltonian', 'StableNeuralFlow', 'ProbabilityFlow', 'Schedule',
-           'ScoreMatching', 'VESchedule', 'VPSchedule', 'LearnedAnderson', 'SpectralNorm', 'VariationalDropout',
-           'correction_loss', 'fit_solver', 'jacobian_penalty', 'spectral_radius']
+           'Diffusion', 'Graph', 'GraphConv', 'GraphODE', 'Elbo', 'LatentODE', 'EnergyShaping', 'InputConvex',
+           'PortHamiltonian', 'StableNeuralFlow', 'ProbabilityFlow', 'Schedule', 'ScoreMatching', 'VESchedule',
+           'VPSchedule', 'HybridNeuralDE', 'KnotClock', 'ODERNN', 'Sequence', 'LearnedAnderson', 'SpectralNorm',
+           'VariationalDropout', 'correction_loss', 'fit_solver', 'jacobian_penalty', 'spectral_radius']
 
 # %% ../../nbs/rooms/93a_models.ipynb #456fb771
 from ..core.equilibrium import EquilibriumLayer
@@ -25,10 +26,13 @@ from .energy import Embed, GNF, GradientFlow, HNN, LNN, SeparableHNN, Sum
 from .flow_matching import BridgePath, FlowMatching, LinearPath, Path, TrigPath
 from .flow_matching import VPPath
 from .flows import ContinuousFlow, FlowDistribution
+from .graph import Diffusion, Graph, GraphConv, GraphODE
+from .latent_ode import Elbo, LatentODE
 from .port_hamiltonian import EnergyShaping, InputConvex, PortHamiltonian
 from .port_hamiltonian import StableNeuralFlow
 from .probability_flow import ProbabilityFlow, Schedule, ScoreMatching, VESchedule
 from .probability_flow import VPSchedule
+from .sequence import HybridNeuralDE, KnotClock, ODERNN, Sequence
 
 _all_ = [
     "DEFunc",
@@ -62,6 +66,12 @@ _all_ = [
     "VPPath",
     "ContinuousFlow",
     "FlowDistribution",
+    "Diffusion",
+    "Graph",
+    "GraphConv",
+    "GraphODE",
+    "Elbo",
+    "LatentODE",
     "EnergyShaping",
     "InputConvex",
     "PortHamiltonian",
@@ -71,6 +81,10 @@ _all_ = [
     "ScoreMatching",
     "VESchedule",
     "VPSchedule",
+    "HybridNeuralDE",
+    "KnotClock",
+    "ODERNN",
+    "Sequence",
     "LearnedAnderson",
     "SpectralNorm",
     "VariationalDropout",
