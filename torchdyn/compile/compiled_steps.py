@@ -52,12 +52,12 @@ class CompiledStepper(WrappedStepper):
         if found is None:
             self.lost = True
             return self.stepper(f, t, x, dt, memory)
-        new, error, stages, terms, memory, status, ratio, made = found
+        new, error, stages, terms, memory, status, J, ratio, made = found
         field.nfe += made[0]
         field.jacobians += made[1]
         self.record.count(made[0])
         self.known = error, ratio
-        return Step(new, error, stages, memory, status, terms)
+        return Step(new, error, stages, memory, status, terms, J)
 
     def compiled(self, field, t, x, dt, memory):
         grad = torch.is_grad_enabled()
@@ -82,19 +82,18 @@ class CompiledStepper(WrappedStepper):
 class KnownRatio:
     "A tolerance that knows the ratio which a compiled step has worked out."
 
-    def __init__(self, tolerance, stepper):
+    def __init__(self, tolerance, *steppers):
         self.given = tolerance
-        self.stepper = stepper
+        self.steppers = steppers
 
     def __getattr__(self, name):
         return getattr(self.given, name)
 
     def ratio(self, error, x0, x1):
-        return (
-            self.stepper.known[1]
-            if error is self.stepper.known[0]
-            else self.given.ratio(error, x0, x1)
-        )
+        for stepper in self.steppers:
+            if error is stepper.known[0]:
+                return stepper.known[1]
+        return self.given.ratio(error, x0, x1)
 
 
 def as_graph_leaf(x):

@@ -209,6 +209,16 @@ class Switching(Stepper):
     def switched(self, before, after):
         return before.stiff ^ after.stiff
 
+    def recalled(self, slope, marks):
+        "The memory of which `marks` are the numbers."
+        stiff, count, _ = marks
+        return Mode(slope, stiff > 0.5, count.long())
+
+    def marks(self, before, after, marks):
+        "A memory as numbers: the mode, the signs, and the switches so far."
+        switches = marks[2] + self.switched(before, after)
+        return after.stiff.to(switches), after.count.to(switches), switches
+
     def extra_repr(self):
         to_stiff, to_explicit = self.patience
         return f"to_stiff={to_stiff}, to_explicit={to_explicit}"
@@ -235,7 +245,7 @@ def _masked_step(self, f, t, x, dt, memory):
     if needed == (False, True):
         return _one_for_all(self, f, t, x, dt, memory.slope, stiff, count, True)
     # the method that a sample does not want takes a step of size zero, which nobody sees
-    firm = self.stiff_part(f, t, x, torch.where(stiff, dt, 0), memory.slope)
+    firm = _from_slope(self.stiff_part, f, t, x, torch.where(stiff, dt, 0), memory.slope)
     start = firm.stages[0] if firm.stages else f(t, x)
     fast = self.nonstiff_part(f, t, x, torch.where(stiff, 0, dt), start)
     slope = torch.where(
