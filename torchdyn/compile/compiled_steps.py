@@ -34,6 +34,7 @@ class CompiledStepper(WrappedStepper):
         self.packed = not hermite and stepper.interpolant is not None and not stepper.extends
         self.known = (None, None)
         self.inputs = {}
+        self.traced = set()
         self.lost = False
 
     def begin(self, f, t, x):
@@ -73,6 +74,14 @@ class CompiledStepper(WrappedStepper):
         elif not grad:
             x = x.detach()
         kind = *stepper_key("step", self.stepper), isinstance(t, Tensor)
+        first = kind not in self.traced
+        self.traced.add(kind)
+        if first and x.grad_fn is not None and not self.stepper.explicit:
+            # a Jacobian is traced at the start of a graph, or not at all
+            self.run(kind, field, grad, t, dt, *tree_map(_as_leaf, (x, memory)))
+        return self.run(kind, field, grad, t, dt, x, memory)
+
+    def run(self, kind, field, grad, t, dt, x, memory):
         moving = _clock(t, x), x, _clock(dt, x), memory
         states = [v for v in (x, *tree_leaves(memory)) if isinstance(v, Tensor)]
         with open_batch(states):
@@ -100,6 +109,11 @@ def as_graph_leaf(x):
     return (
         x if x.requires_grad else x.detach().clone().requires_grad_()
     )  # all states look alike, the first as well
+
+
+def _as_leaf(v):
+    wants = isinstance(v, Tensor) and v.requires_grad
+    return v.detach().clone().requires_grad_() if wants else v
 
 
 def _clock(t, x):

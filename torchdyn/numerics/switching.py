@@ -230,6 +230,8 @@ _HUGE = 1e60  # no error is so small that it matters
 def _from_slope(stepper, f, t, x, dt, slope):
     if slope is None and stepper.fsal:
         slope = f(t, x)
+    elif stepper.linearly_implicit and not stepper.fsal and x.requires_grad:
+        slope = None  # it finds the slope itself, with the Jacobian
     return stepper(f, t, x, dt, slope)
 
 
@@ -267,7 +269,7 @@ def _masked_step(self, f, t, x, dt, memory):
 
 def _one_for_all(self, f, t, x, dt, slope, stiff, count, firm):
     part = self.stiff_part if firm else self.nonstiff_part
-    step = part(f, t, x, dt, slope)
+    step = _from_slope(part, f, t, x, dt, slope)
     end = step.memory if isinstance(step.memory, Tensor) else step.stages[0]
     terms = None
     if self.interpolant is not None:
