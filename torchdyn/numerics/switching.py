@@ -87,6 +87,7 @@ class Switching(Stepper):
         self.nonstiff_part = as_stepper(explicit)
         self.stiff_part = as_stepper(stiff)
         self.patience = to_stiff, to_explicit
+        self.doubt = 10 * to_stiff  # the signs that a false alarm costs
         self.limits = enter, leave
         _check_parts(self)
         self.ends, self.weights, self.unit, self.reach = _last_stages(self.nonstiff_part.tableau)
@@ -130,8 +131,9 @@ class Switching(Stepper):
             memory = self.told(memory, [memory.seen.item()])
         _, stiff, count, _ = memory
         if count >= self.patience[stiff]:
+            back = -self.doubt if count > _TRIAL else 0
+            count = back if stiff else _TRIAL
             stiff = not stiff
-            count = 0
         part = self.stiff_part if stiff else self.nonstiff_part
         step = _from_slope(part, f, t, x, dt, memory.slope)
         with torch.no_grad():
@@ -175,11 +177,11 @@ class Switching(Stepper):
             J = jacobian(f, t, x, getattr(self.stiff_part, "coupled", False))
         return spectral_radius(J)
 
-    def signs(self, seen, stiff):
+    def signs(self, seen, stiff, count):
         "How many signs a step gives: as often as it went beyond the bound, one on the way back."
         enter, leave = self.limits
         if stiff:
-            return int(seen < leave * self.reach)
+            return int(seen < (enter / 2 if count == _TRIAL else leave) * self.reach)
         most = self.patience[0]
         beyond = seen / (enter * self.unit)
         return int(min(beyond, most)) if beyond >= 1 else 0
@@ -198,9 +200,13 @@ class Switching(Stepper):
     def told(self, memory, answers):
         if isinstance(memory.stiff, Tensor):
             return memory._replace(seen=tuple(map(bool, answers)))
-        more = self.signs(answers[0], memory.stiff)
-        count = memory.count + more if more else max(memory.count - 1, 0)
-        return Mode(memory.slope, memory.stiff, count)
+        _, stiff, count, _ = memory
+        more = self.signs(answers[0], stiff, count)
+        if more:
+            count = count + more
+        elif count > 0:
+            count = 0 if count == _TRIAL else count - 1
+        return Mode(memory.slope, stiff, count)
 
     def rated(self, ratio, memory):
         if isinstance(memory.stiff, Tensor):
@@ -225,6 +231,7 @@ class Switching(Stepper):
         return f"to_stiff={to_stiff}, to_explicit={to_explicit}"
 
 
+_TRIAL = 1000  # the count of a stiff step that comes first
 _HUGE = 1e60  # no error is so small that it matters
 
 # %% ../../nbs/numerics/22b_switching.ipynb #5a97c616
@@ -240,7 +247,8 @@ def _masked_step(self, f, t, x, dt, memory):
     "A step of samples with clocks of their own: each takes that of its own method."
     over = self._over(memory)
     stiff = memory.stiff ^ over
-    count = torch.where(over, 0, memory.count)
+    back = torch.where(memory.count > _TRIAL, -self.doubt, 0)
+    count = torch.where(over, torch.where(memory.stiff, back, _TRIAL), memory.count)
     needed = (True, True) if memory.seen is None else memory.seen
     nobody = not any(needed)
     if needed == (True, False) or nobody:
@@ -295,13 +303,15 @@ def _counted(self, f, t, x, dt, stiff, count, fast, firm):
     if firm is not None:
         rate = self.stiff_rate(f, t, x, firm)
         rate = rate.reshape(stiff.shape) if stiff.dim() else rate.amax()
-        calm = (rate * dt.abs() < leave * self.reach).long()
+        bound = torch.where(count == _TRIAL, enter / 2, leave) * self.reach
+        calm = (rate * dt.abs() < bound).long()
     if fast is not None:
         shown = self.shown(fast, sample_norm) if stiff.dim() else self.shown(fast)
         beyond = shown / (enter * self.unit)
         beyond = beyond.nan_to_num(0.0, 1e9).clamp_max(self.patience[0]).long()
     more = torch.where(stiff, calm, beyond)
-    return torch.where(more > 0, count + more, (count - 1).clamp_min(0))
+    less = torch.where(count == _TRIAL, 0, torch.where(count > 0, count - 1, count))
+    return torch.where(more > 0, count + more, less)
 
 
 def _width(stepper):  # of what its interpolant combines, but for what is evaluated for it alone
