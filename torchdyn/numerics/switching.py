@@ -87,7 +87,7 @@ class Switching(Stepper):
         self.nonstiff_part = as_stepper(explicit)
         self.stiff_part = as_stepper(stiff)
         self.patience = to_stiff, to_explicit
-        self.doubt = 10 * to_stiff  # the signs that a false alarm costs
+        self.doubt = 4 * to_stiff  # the signs that a false alarm costs
         self.limits = enter, leave
         _check_parts(self)
         self.ends, self.weights, self.unit, self.reach = _last_stages(self.nonstiff_part.tableau)
