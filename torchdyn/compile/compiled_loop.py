@@ -34,11 +34,14 @@ def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carr
     field = SafeField(*setting)
     given = iter(past)
     past = tuple(next(given) if v is None else v for v in pattern)
+    marks = tuple(given)  # what a stepper that decides remembers
     way = Way(t1, sign, shortest, longest)
     before = Clock(t, dt, status < 0, past)
-    slope = memory[0] if memory else None
+    known = memory[0] if memory else None
+    if marks:
+        known = stepper.recalled(known, marks)
     again = status == _AGAIN
-    taken = turn(stepper, controller, tolerance, field, way, before, x, slope, again)
+    taken = turn(stepper, controller, tolerance, field, way, before, x, known, again)
     step = taken.step
     made = field.nfe, field.jacobians
 
@@ -50,6 +53,9 @@ def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carr
         after = torch.where(steps >= most_steps, _SPENT, -1.0)
         after = torch.where(taken.arrived, 0.0, after)
         after = torch.where(taken.stuck, torch.where(taken.ratio.isfinite(), _SMALL, _LOST), after)
+        if marks:
+            found = stepper.marks(known, step.memory, marks)
+            marks = [torch.where(take, v, w) for v, w in zip(found, marks)]
         new = is_packed(
             [
                 torch.where(running, after, status),
@@ -61,6 +67,7 @@ def _advance(setting, stepper, tolerance, controller, pattern, flags, span, carr
                 torch.where(take, torch.minimum(least, size), least),
                 torch.where(take, torch.maximum(most, size), most),
                 *_python_floats(pattern, taken.clock.control),
+                *marks,
             ]
         )
         again = is_packed(
@@ -186,8 +193,9 @@ def adaptive_loop(problem, x, record, graph):
     record.probe(field, t, x)
     status = torch.where(t == t1, 0.0, FRESH) if per_sample else FRESH
     memory = [v for v in pattern if isinstance(v, float)]
+    marks = [0.0] * 3 * stepper.decides
     clock = points.pack(
-        status, 0.0, 0.0, t, integrator.first_step or 0.0, 0.0, math.inf, 0.0, *memory
+        status, 0.0, 0.0, t, integrator.first_step or 0.0, 0.0, math.inf, 0.0, *memory, *marks
     )
     span = points.pack(
         t1, points.sign, integrator.min_step, integrator.max_step, integrator.max_steps
@@ -239,6 +247,9 @@ def _conclude(problem, clock):
                 else int(v),
             )
     stats.rejected = stats.steps - stats.accepted
+    if problem.integrator.stepper.decides:
+        last = values[-1]
+        stats.switches = last.long() if isinstance(last, Tensor) else int(last)
     if not problem.integrator.per_sample:
         stats.status = Status(stats.status)
 

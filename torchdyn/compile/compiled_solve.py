@@ -50,7 +50,8 @@ def _fixed_loop(problem, x, record, graph):
     stats = problem.stats
     times = problem.times
     stepper = integrator.stepper
-    if not simple(problem, x) or integrator.controller is not None or integrator.per_sample:
+    adaptive = integrator.controller is not None
+    if not simple(problem, x) or adaptive or integrator.per_sample or stepper.decides:
         return None
     if record.gave_up(stepper_key("loop", stepper)):
         return None
@@ -224,13 +225,21 @@ class Compiled(WrappedSensitivity):
                 return (found,)
         if not (stepper.explicit or stepper.linearly_implicit):
             return self.inner(problem, x, tensors, backward)
-        kept = CompiledStepper(
-            stepper, record, problem.f, integrator.tolerance, integrator.hermite, graph
-        )
+        made = []
+
+        def compiled(stepper):
+            plain = integrator.hermite or integrator.stepper.decides
+            made.append(
+                CompiledStepper(stepper, record, problem.f, integrator.tolerance, plain, graph)
+            )
+            return made[-1]
+
+        # of a stepper that decides its methods are compiled, and not their choice
+        kept = stepper.with_parts(compiled) if stepper.decides else compiled(stepper)
         # solved back eagerly
         backward = backward or self.backward_integrator(integrator, x)
         integrator = dataclasses.replace(
-            integrator, stepper=kept, tolerance=KnownRatio(integrator.tolerance, kept)
+            integrator, stepper=kept, tolerance=KnownRatio(integrator.tolerance, *made)
         )
         return self.inner(problem._replace(integrator=integrator), x, tensors, backward)
 

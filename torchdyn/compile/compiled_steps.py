@@ -34,6 +34,7 @@ class CompiledStepper(WrappedStepper):
         self.packed = not hermite and stepper.interpolant is not None and not stepper.extends
         self.known = (None, None)
         self.inputs = {}
+        self.traced = set()
         self.lost = False
 
     def begin(self, f, t, x):
@@ -52,12 +53,12 @@ class CompiledStepper(WrappedStepper):
         if found is None:
             self.lost = True
             return self.stepper(f, t, x, dt, memory)
-        new, error, stages, terms, memory, status, ratio, made = found
+        new, error, stages, terms, memory, status, J, ratio, made = found
         field.nfe += made[0]
         field.jacobians += made[1]
         self.record.count(made[0])
         self.known = error, ratio
-        return Step(new, error, stages, memory, status, terms)
+        return Step(new, error, stages, memory, status, terms, J)
 
     def compiled(self, field, t, x, dt, memory):
         grad = torch.is_grad_enabled()
@@ -73,6 +74,14 @@ class CompiledStepper(WrappedStepper):
         elif not grad:
             x = x.detach()
         kind = *stepper_key("step", self.stepper), isinstance(t, Tensor)
+        first = kind not in self.traced
+        self.traced.add(kind)
+        if first and x.grad_fn is not None and not self.stepper.explicit:
+            # a Jacobian is traced at the start of a graph, or not at all
+            self.run(kind, field, grad, t, dt, *tree_map(_as_leaf, (x, memory)))
+        return self.run(kind, field, grad, t, dt, x, memory)
+
+    def run(self, kind, field, grad, t, dt, x, memory):
         moving = _clock(t, x), x, _clock(dt, x), memory
         states = [v for v in (x, *tree_leaves(memory)) if isinstance(v, Tensor)]
         with open_batch(states):
@@ -82,25 +91,29 @@ class CompiledStepper(WrappedStepper):
 class KnownRatio:
     "A tolerance that knows the ratio which a compiled step has worked out."
 
-    def __init__(self, tolerance, stepper):
+    def __init__(self, tolerance, *steppers):
         self.given = tolerance
-        self.stepper = stepper
+        self.steppers = steppers
 
     def __getattr__(self, name):
         return getattr(self.given, name)
 
     def ratio(self, error, x0, x1):
-        return (
-            self.stepper.known[1]
-            if error is self.stepper.known[0]
-            else self.given.ratio(error, x0, x1)
-        )
+        for stepper in self.steppers:
+            if error is stepper.known[0]:
+                return stepper.known[1]
+        return self.given.ratio(error, x0, x1)
 
 
 def as_graph_leaf(x):
     return (
         x if x.requires_grad else x.detach().clone().requires_grad_()
     )  # all states look alike, the first as well
+
+
+def _as_leaf(v):
+    wants = isinstance(v, Tensor) and v.requires_grad
+    return v.detach().clone().requires_grad_() if wants else v
 
 
 def _clock(t, x):

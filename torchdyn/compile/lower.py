@@ -51,6 +51,7 @@ def compiled_step(setting, stepper, tolerance, packed, t, x, dt, memory):
         terms,
         step.memory,
         step.status,
+        step.jacobian,
         ratio,
         (field.nfe, field.jacobians),
     )

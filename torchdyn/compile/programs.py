@@ -238,7 +238,8 @@ def _fresh_copy(f):
 def stepper_key(level, stepper):
     """What a program is known by, to begin with: of a loop or a step, of which method, with a way
     back or without."""
-    return level, type(stepper), stepper.order, stepper.adaptive, torch.is_grad_enabled()
+    method = tuple(map(type, stepper.modules()))
+    return level, method, stepper.order, stepper.adaptive, torch.is_grad_enabled()
 
 
 _KIND = 5

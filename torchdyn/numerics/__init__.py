@@ -15,9 +15,9 @@ __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'context
            'NewtonKrylov', 'Picard', 'Root', 'RootError', 'RootSolver', 'ROOT_SOLVERS', 'fixed_point', 'LINEAR_SOLVERS',
            'LinearLog', 'implicit', 'unrolled', 'root_find', 'Gauss4', 'ImplicitEuler', 'ImplicitMidpoint',
            'ImplicitRungeKutta', 'Kvaerno3', 'Kvaerno5', 'RadauIIA3', 'RadauIIA5', 'Rodas4', 'Rosenbrock23', 'SDIRK2',
-           'TRBDF2', 'Trapezoid', 'jacobian', 'AsynchronousLeapfrog', 'Leapfrog', 'Reversible', 'ReversibleHeun',
-           'Ruth3', 'Separable', 'Symplectic', 'Yoshida4', 'odeint_symplectic', 'Event', 'Stop', 'EventCallback',
-           'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid']
+           'TRBDF2', 'Trapezoid', 'Switching', 'jacobian', 'AsynchronousLeapfrog', 'Leapfrog', 'Reversible',
+           'ReversibleHeun', 'Ruth3', 'Separable', 'Symplectic', 'Yoshida4', 'odeint_symplectic', 'Event', 'Stop',
+           'EventCallback', 'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid']
 
 # %% ../../nbs/rooms/91_numerics.ipynb #cfcc51a4
 from .fields import VectorField, context, current, current_control, current_depth
@@ -55,6 +55,7 @@ from .steppers import Ralston3, RungeKutta, RungeKutta2, RungeKutta4
 from .steppers import ThreeEighths, Tsitouras45, observed_order
 from .stiff import SDIRK2, TRBDF2, Gauss4, ImplicitEuler, ImplicitMidpoint
 from .stiff import Kvaerno3, Kvaerno5, RadauIIA3, RadauIIA5, Trapezoid
+from .switching import Switching
 from .systems import Bernoulli, Cosine, Exponential, FallingBall, Lorenz
 from .systems import LotkaVolterra, Oscillator, Pendulum, Robertson, VanDerPol
 from .tableaus import Tableau, check_tableau, tableau
@@ -158,6 +159,7 @@ _all_ = [
     "SDIRK2",
     "TRBDF2",
     "Trapezoid",
+    "Switching",
     "jacobian",
     "AsynchronousLeapfrog",
     "Leapfrog",

@@ -70,7 +70,8 @@ def turn(
     step = stepper(f, clock.t, x, step_size_for(stepper, x, move), memory)
     with torch.no_grad():
         ratio = tolerance.ratio(step.error, x, step.x).to(clock.t.dtype)
-        good, proposal, control = controller(size, ratio, clock.control)
+        rated = stepper.rated(ratio, step.memory) if stepper.decides else ratio
+        good, proposal, control = controller(size, rated, clock.control)
         accepted = (good | forced) & clock.running
         arrived = accepted & last
         end = torch.where(accepted, torch.where(last, way.end, clock.t + move), clock.t)
@@ -127,12 +128,17 @@ def adaptive_samples(self, f, x, times, stats):
         why = torch.where(ratio.isfinite(), Status.STEP_UNDERFLOW, lost)
         status = torch.where(stuck, why, status)
         failed = before.running & ~ratio.isfinite()
-        more, spoilt = torch.stack([clock.running.any(), failed.any()]).tolist()
+        kept = select_memory(accepted, step.memory, memory)
+        asked = stepper.asks(kept, clock.running) if stepper.decides else ()
+        more, spoilt, *answers = torch.stack([clock.running.any(), failed.any(), *asked]).tolist()
         move = torch.where(accepted, move, 0)
         # the graph must hold no infinity, not even times zero
         if spoilt and step.x.requires_grad:
             step = stepper(f, before.t, x, step_size_for(stepper, x, move), memory)
-        kept = select_memory(accepted, step.memory, memory)
+            kept = select_memory(accepted, step.memory, memory)
+        if stepper.decides:
+            stats.switches = stats.switches + stepper.switched(memory, kept).flatten()
+            kept = stepper.told(kept, answers)
         step = step._replace(x=torch.where(accepted, step.x, x), memory=kept)
         natural = torch.where(arrived, torch.maximum(before.dt, clock.dt), clock.dt)
         yield Segment(before.t, x, move, clock.t, step, natural, count == 0)
@@ -156,8 +162,9 @@ def select_memory(
     "The memory of samples that moved, and what it was for the others."
     if isinstance(new, Tensor):
         return torch.where(mask, new, old) if isinstance(old, Tensor) else new
-    if isinstance(new, (tuple, list)):
-        return type(new)(select_memory(mask, n, o) for n, o in zip(new, old))
+    if isinstance(new, (tuple, list)) and isinstance(old, (tuple, list)):
+        parts = [select_memory(mask, n, o) for n, o in zip(new, old)]
+        return type(new)(*parts) if hasattr(new, "_fields") else type(new)(parts)
     return new
 
 # %% ../../nbs/numerics/09_clocks.ipynb #d4575ea3
@@ -215,6 +222,8 @@ def fixed_samples(self, f, x, times, stats):
             reached = torch.where(lost, t.flatten(), reached)
             moves = moves & ~lost.reshape(moves.shape)
             kept = select_memory(moves, step.memory, memory)
+            if self.stepper.decides:
+                stats.switches = stats.switches + self.stepper.switched(memory, kept).flatten()
             new = torch.where(moves, step.x, x)
             # nobody looks at it, and fields stand it
             new = torch.where(lost.reshape(moves.shape), first, new)

@@ -105,7 +105,8 @@ class ImplicitRungeKutta(Stepper):
         slopes = stages
         if self.c[0] != 0:
             slopes = None if memory is None else (memory,)
-        return Step(new, error, slopes, stages[-1] if self.accurate else None, failed, stages)
+        memory = stages[-1] if self.accurate else None
+        return Step(new, error, slopes, memory, failed, stages, frame.J)
 
     def _explicit(self, f, t, x, dt, stages, memory):
         i = len(stages)

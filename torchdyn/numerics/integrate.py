@@ -124,6 +124,8 @@ def _fixed(self, f, x, times, stats):
             if step.status is not None and step.status.any():
                 return _fail(stats, Status.NOT_CONVERGED, t)
             stats.count(dt, True)
+            if self.stepper.decides:
+                stats.switches += self.stepper.switched(memory, step.memory)
             yield Segment(t, x, dt, end if i == n - 1 else start + (i + 1) * dt, step, fresh=fresh)
             x = step.x
             memory = step.memory
@@ -157,9 +159,15 @@ def _adaptive(self, f, x, times, stats):
         last = dt >= 0.99 * left
         size = left if last else dt
         step = stepper(f, t, x, sign * size, memory)
-        ratio = self.tolerance.ratio(step.error, x, step.x).item()
-        accept, proposal, control = self.controller(size, ratio, control)
+        ratio = self.tolerance.ratio(step.error, x, step.x)
+        if stepper.decides:
+            ratio, rated, step = _told(stepper, ratio, step)
+        else:
+            ratio = rated = ratio.item()
+        accept, proposal, control = self.controller(size, rated, control)
         stats.count(size, accept)
+        if accept and stepper.decides:
+            stats.switches += stepper.switched(memory, step.memory)
         if accept:
             end = t1 if last else t + sign * size
             natural = max(dt, proposal) if last else proposal
@@ -176,6 +184,14 @@ def _adaptive(self, f, x, times, stats):
             stats.worst = worst_component(step.error)
             return _fail(stats, _why_stuck(ratio, step), t)
         dt = proposal
+
+
+def _told(stepper, ratio, step):
+    "The error ratio, as a controller takes it too, and the answers to what the stepper asks for."
+    asked = [v.to(ratio) for v in stepper.asks(step.memory)]
+    ratio, *answers = torch.stack([ratio, *asked]).tolist()
+    step = step._replace(memory=stepper.told(step.memory, answers))
+    return ratio, stepper.rated(ratio, step.memory), step
 
 
 def _why_stuck(ratio, step):

@@ -59,6 +59,7 @@ class Stats:
     steps: int = 0
     accepted: int = 0
     rejected: int = 0
+    switches: int = 0  # from one method to the other, by a stepper that has two
     min_step: float = float("inf")
     max_step: float = 0.0
     status: Status = Status.SUCCESS

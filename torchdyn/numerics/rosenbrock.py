@@ -87,7 +87,8 @@ class Rodas4(Stepper):
             if drift is not None and d:
                 right = right + dt * d * drift
             k.append(solve(right))
-        return Step(advance(x, dt, k, self.m), (dt * k[-1]).detach(), (slope,), terms=k)
+        new = advance(x, dt, k, self.m)
+        return Step(new, (dt * k[-1]).detach(), (slope,), terms=k, jacobian=J)
 
 
 def _differentiable(stepper, f, t, x, memory):
@@ -132,4 +133,5 @@ class Rosenbrock23(Stepper):
         new = x + dt * k2
         f2 = f(t + dt, new)
         k3 = solve(f2 - e * (k2 - f1) - 2 * (k1 - memory) + ahead)
-        return Step(new, (dt / 6 * (k1 - 2 * k2 + k3)).detach(), (memory,), f2, terms=(k1, k2))
+        error = (dt / 6 * (k1 - 2 * k2 + k3)).detach()
+        return Step(new, error, (memory,), f2, terms=(k1, k2), jacobian=J)

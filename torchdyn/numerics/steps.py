@@ -29,6 +29,8 @@ class Step(NamedTuple):
     status: Tensor | None = None
     # what the stepper's interpolant combines, where that is not `stages`
     terms: tuple | None = None
+    # of the field at the start, `[B, n, n]`, from a stepper that needs it
+    jacobian: Tensor | None = None
 
 # %% ../../nbs/numerics/04a_steps.ipynb #c822c8ba
 class Stepper(nn.Module):
@@ -46,6 +48,8 @@ class Stepper(nn.Module):
     fsal: bool = False
     reversible: bool = False  # has `reverse(f, t, x, dt, memory) -> (x, memory)`
     trainable: bool = False
+    # what it does next depends on what its steps have shown: see `asks`
+    decides: bool = False
     # rows `p[i]` over the stages, see `Tableau.p`; `None`: cubic Hermite
     interpolant: tuple | None = None
 
@@ -75,6 +79,28 @@ class Stepper(nn.Module):
         """What the interpolant combines: the stages, or what the method has instead; it may
         evaluate further ones here."""
         return step.stages if step.terms is None else step.terms
+
+    def asks(
+        self,
+        memory,  # of the step that was taken last
+        running: Tensor | None = None,  # with a clock for each sample: which are on their way
+    ) -> tuple:  # 0-dim tensors
+        """What a stepper that decides would like to know before its next step. A loop that waits
+        for the error of a step brings the answers along, by `told`."""
+        return ()
+
+    def told(self, memory, answers: list):  # the memory that knows these values
+        "Hands it the values of what it asked for."
+        return memory
+
+    def rated(self, ratio, memory):
+        """The error of a step that ended with `memory` over what is allowed, as the controller
+        takes it, which believes in `error_order`."""
+        return ratio
+
+    def switched(self, before, after):
+        "How often a step changed the method, from the memories before and after it."
+        return 0
 
     def forward(self, f, t, x, dt, memory) -> Step:
         "One step of size `dt` from `x` at time `t`."
@@ -148,6 +174,18 @@ class WrappedStepper(Stepper):
 
     def reverse(self, f, t, x, dt, memory):
         return self.stepper.reverse(f, t, x, dt, memory)
+
+    def asks(self, memory, running=None):
+        return self.stepper.asks(memory, running)
+
+    def told(self, memory, answers):
+        return self.stepper.told(memory, answers)
+
+    def rated(self, ratio, memory):
+        return self.stepper.rated(ratio, memory)
+
+    def switched(self, before, after):
+        return self.stepper.switched(before, after)
 
 
 def _of_the_inner_one(trait):

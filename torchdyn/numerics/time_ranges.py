@@ -41,7 +41,8 @@ def worst_component(error):
 
 
 def first_step_size(self, f, t, x, memory, sign, left):
-    slope = memory if isinstance(memory, Tensor) else f(t, x)
+    slope = getattr(memory, "slope", memory)
+    slope = slope if isinstance(slope, Tensor) else f(t, x)
     longest = clip(left, 0.0, self.max_step)
     step = initial_step(f, t, x, slope, self.stepper.error_order, self.tolerance, sign, longest)
     return step if self.per_sample else step.item()
