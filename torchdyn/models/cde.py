@@ -6,6 +6,7 @@
 __all__ = ['CDEState', 'NeuralCDE']
 
 # %% ../../nbs/models/65_cde.ipynb #99a130e9
+import math
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -103,8 +104,7 @@ class NeuralCDE(ODEProblem):
         solution = self._solve(path, z0, t_span, args, options)
         if to_ends:
             ends = torch.stack([solution.x[0], path.last(solution.x)])
-            parts = solution.stats, solution.dense, solution._integral_loss, solution.integrals
-            solution = Solution(solution.t_eval[[0, -1]], ends, *parts)
+            solution = _with_states(solution, solution.t_eval[[0, -1]], ends)
         if self.readout is not None:
             solution.y = self.readout(solution.x)
         return solution
@@ -170,7 +170,14 @@ class NeuralCDE(ODEProblem):
         if self.given_parameters:
             more = own.get("optimizable_params", ())
             options["optimizable_params"] = *more, *self.given_parameters
-        return self.odeint(z0, t_span, asked, args, **{**options, "context": context})
+        options["context"] = context
+        early = None
+        if stops and asked is None and not own.get("per_sample"):
+            early = _just_before(t_span, path.stops)
+        if early is None:
+            return self.odeint(z0, t_span, asked, args, **options)
+        found = self.odeint(z0, early, None, args, **options)
+        return _with_states(found, t_span, found.x)
 
     @property
     def given_parameters(self):
@@ -183,6 +190,32 @@ def _listed(stops):
     if isinstance(stops, Tensor):
         return stops.flatten().tolist()
     return [stops] if isinstance(stops, (int, float)) or hasattr(stops, "jump") else list(stops)
+
+
+def _just_before(t_span, stops):
+    "The same times, but those at a corner on the side that does not know what comes after it."
+    times = t_span.tolist()
+    corners = {}
+    start = times[0]
+    for stop in stops:
+        if stop > start:
+            # as far from a stop as the solver stays from it
+            room = 2 * math.ulp(max(abs(start), abs(stop)))
+            corners[stop] = room
+            start = stop + room
+    shift = [corners.get(t, 0.0) for t in times]
+    if not any(shift) or times[-1] < times[0]:
+        return None
+    return t_span - t_span.new_tensor(shift)
+
+
+def _with_states(found, times, states):
+    "The same solution, at other times."
+    other = Solution(times, states, found.stats, found.dense, found._integral_loss, found.integrals)
+    for name, value in vars(found).items():
+        if name not in vars(other):  # events and sums over the steps
+            setattr(other, name, value)
+    return other
 
 
 def _with_knots(t_span, times):
