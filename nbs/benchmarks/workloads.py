@@ -194,7 +194,8 @@ def variants(w):
         return [(peer, *one[0]) for peer in ("torchdyn", "torchcde", "diffrax")]
     if w.field == "cde":
         rows = {
-            "torchdyn": [(s, {"sensitivity": s}) for s in ("autograd", "checkpointed")],
+            "torchdyn": [(s, {"sensitivity": s}) for s in ("autograd", "checkpointed")]
+            + [("autograd, at knots", {"at_knots": True})] * (w.method == "dopri5"),
             "torchcde": [("tape", {}), ("adjoint", {"adjoint": True})],
             "diffrax": one,
         }

@@ -70,9 +70,12 @@ class NeuralCDE(ODEProblem):
         # of all states, `[T, B, H]` to `solution.y`
         readout: nn.Module | Callable | None = None,
         solver: Any = "dopri5",  # as for `odeint`
+        # steps end at all knots, also of a smooth path: fewer evaluations where the data are rough
+        at_knots: bool = False,
         **options,  # of `odeint`
     ):
         super().__init__(_Driven(field), solver=solver, **options)
+        self.at_knots = at_knots
         self.kind = "hermite" if control is None else control
         self.initial = initial
         self.readout = readout
@@ -156,7 +159,8 @@ class NeuralCDE(ODEProblem):
         own = {**self.options, **options}
         context = {**(own.pop("context", None) or {}), "path": lambda _: path}
         context["coefficients of the path"] = slopes
-        stops = [*_listed(own.pop("t_stops", ())), *getattr(path, "stops", ())]
+        corners = path.times[1:-1] if self.at_knots else getattr(path, "stops", ())
+        stops = [*_listed(own.pop("t_stops", ())), *corners]
         fixed = own.get("dt") is None and not as_stepper(own.get("solver", self.solver)).adaptive
         asked = options.pop("save_at", None)
         if fixed and not stops:
@@ -173,7 +177,7 @@ class NeuralCDE(ODEProblem):
         options["context"] = context
         early = None
         if stops and asked is None and not own.get("per_sample"):
-            early = _just_before(t_span, path.stops)
+            early = _just_before(t_span, corners)
         if early is None:
             return self.odeint(z0, t_span, asked, args, **options)
         found = self.odeint(z0, early, None, args, **options)
