@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FOLDER = ROOT / ".bench"
 # What each peer needs beside torch, numpy and scipy, which it shares with the library; versions are
-# in constraints.txt.
+# in constraints.txt. torchcde is an extra of the library: it is there already.
 INSTALLS = {
     "torchdiffeq": "torchdiffeq",
     "torchode": "torchode torchtyping typeguard",
@@ -194,7 +194,7 @@ def prepare(worker, w, options, folder, reference=None, slot=""):
     if not source.exists():
         np.savez(source, **data(w))
     reply = worker.ask(
-        limit=300 if options.get("compile") else 120,
+        limit=300 if options.get("compile") or options.get("adjoint") else 120,
         do="prepare",
         slot=slot,
         workload=asdict(w),

@@ -86,8 +86,8 @@ class TorchPeer:
 
     def floor(self):
         "CPU seconds of one bare call of the field amid the solution, without and with backward."
-        if self.counted is not self.f or self.w.field in ("flow", "equilibrium"):
-            return None, None  # field and trace have two counts; a search has no time
+        if self.counted is not self.f or self.w.field in ("flow", "equilibrium", "cde", "fill"):
+            return None, None  # field and trace, or field and path, have two; a search has no time
         x = self.middle.clone()
         with self.torch.no_grad():
             forward = median_time(lambda: self.f(self.t[0], x))
@@ -196,7 +196,16 @@ def torch_field(w, tensors):
             self.nfe += 1
             return torch.tanh(nn.functional.linear(z, self.w0) + x)
 
+    class Driven(Field):
+        def forward(self, t, z):
+            self.nfe += 1
+            h = torch.tanh(nn.functional.linear(z, self.w0, self.b0))
+            h = nn.functional.linear(h, self.w1, self.b1)
+            return h.view(*z.shape, h.shape[-1] // z.shape[-1])
+
     return {
+        "cde": Driven,
+        "fill": Field,
         "equilibrium": Equilibrium,
         "mlp": MLP,
         "cnf": CNF,
@@ -233,7 +242,14 @@ def layers(f, act):
     return nn.Sequential(*found[:-1])
 
 
+def first_state(x, size):
+    "Of a controlled equation: the first sample, again and again."
+    return x[:, :1].repeat(1, size // x.shape[-1], 1).reshape(len(x), size)
+
+
 def loss(w, states):
+    if w.field == "cde":
+        return (states[-1] ** 2).mean()
     if w.field == "equilibrium":
         return states[-1].sin().sum()
     if w.field.startswith("flow"):
@@ -253,6 +269,12 @@ class Torchdyn(TorchPeer):
 
         if options.get("compile") and "compile" not in inspect.signature(odeint).parameters:
             raise Unavailable("odeint has no compile=")
+        if self.w.field == "fill":
+            from torchdyn.models.controls import fill_linear
+
+            return lambda: fill_linear(self.x).unsqueeze(0)
+        if self.w.field == "cde":
+            return driven(self.f, self.x, self.w, **options)
         if self.w.field == "equilibrium":
             return self.equilibrium(**{"tol": self.w.tol, "tol_backward": 2e-7, **options})
         w, solver = self.w, options.pop("solver", self.w.method)
@@ -347,6 +369,17 @@ class Reference(TorchPeer):
     def solver(self, options):
         from torchdyn import odeint
 
+        if self.w.field == "fill":
+            from torchdyn.models.controls import fill_linear
+
+            return lambda: fill_linear(self.x).unsqueeze(0)
+        if self.w.field == "cde":
+            from dataclasses import replace
+
+            w = replace(self.w, method="dopri8", tol=self.w.reference_tol)
+            # smooth between the knots
+            knots = range(1, self.x.shape[1] - 1)
+            return driven(self.f, self.x, w, sensitivity="checkpointed", t_stops=knots)
         if self.w.field == "equilibrium":
             from torchdyn.core import EquilibriumLayer
 
@@ -385,6 +418,39 @@ def end_density(solve, x):
 
     z = solve(torch.nn.functional.pad(x, (0, 1)))[-1]
     return log_density(z[:, :-1], z[:, -1]).unsqueeze(0)
+
+
+def driven(f, x, w, **options):
+    "A controlled equation as `NeuralCDE`; the path is made once."
+    from torchdyn.models.cde import NeuralCDE
+    from torchdyn.models.controls import control
+
+    if w.method.startswith("dopri"):
+        options = {"atol": w.tol, "rtol": 100 * w.tol, **options}
+    cde = NeuralCDE(f, solver=w.method, **options)
+    path, start = control(None, x), first_state(x, w.widths[0])
+    return lambda: cde(path, z0=start).x[-1:]
+
+
+class Torchcde(TorchPeer):
+    package = "torchcde"
+
+    def solver(self, options):
+        import torchcde
+
+        w = self.w
+        if w.field == "fill":
+            return lambda: torchcde.linear_interpolation_coeffs(self.x).unsqueeze(0)
+        spline = torchcde.hermite_cubic_coefficients_with_backward_differences(self.x)
+        path, start = torchcde.CubicSpline(spline), first_state(self.x, w.widths[0])
+        how = {"method": w.method, "adjoint": options.get("adjoint", False)}
+        if w.method == "dopri5":
+            how |= {"atol": w.tol, "rtol": 100 * w.tol}
+        else:
+            how["options"] = {"step_size": 1.0}
+        return lambda: torchcde.cdeint(path, self.f, start, path.interval, **how)[:, -1].unsqueeze(
+            0
+        )
 
 
 class Torchdiffeq(TorchPeer):
@@ -545,8 +611,10 @@ class Diffrax:
         arrays = {name: jnp.asarray(v) for name, v in arrays.items()}
         self.x, times = (
             arrays.pop("x"),
-            jnp.asarray(w.times, dtype=arrays[next(iter(arrays))].dtype),
+            jnp.asarray(w.times, dtype=jnp.float64 if w.double else jnp.float32),
         )
+        if w.field in ("cde", "fill"):
+            return self.prepare_path(diffrax, jax, jnp, arrays)
         self.p, self.f = arrays, jax_field(w, jnp)
         adjoint = (
             diffrax.BacksolveAdjoint()
@@ -594,6 +662,51 @@ class Diffrax:
 
         self.compiled = jax.jit(jax.grad(scalar, has_aux=True) if self.gradient else solve)
 
+    def prepare_path(self, diffrax, jax, jnp, arrays):
+        "A controlled equation of the whole batch, or the filling of its gaps."
+        w, self.p, self.stages = self.w, arrays, None
+        times = jnp.arange(self.x.shape[1], dtype=self.x.dtype)
+        if w.field == "fill":
+
+            def fill(y):
+                return diffrax.linear_interpolation(times, y, fill_forward_nans_at_end=True)
+
+            self.compiled = jax.jit(lambda p, x: (jax.vmap(fill)(x)[None], 0))
+            return
+        find = jax.vmap(lambda y: diffrax.backward_hermite_coefficients(times, y))
+        coefficients, start = find(self.x), jnp.tile(self.x[:, 0], w.widths[0] // self.x.shape[2])
+        solver = {
+            "midpoint": diffrax.Midpoint,
+            "rk4": lambda: runge_kutta_4(diffrax),
+            "dopri5": diffrax.Dopri5,
+        }[w.method]()
+        if w.method == "dopri5":
+            control = diffrax.PIDController(rtol=100 * w.tol, atol=w.tol)
+        else:
+            control = diffrax.StepTo(times)
+
+        def field(t, z, p):
+            h = jnp.tanh(z @ p["w0"].T + p["b0"]) @ p["w1"].T + p["b1"]
+            slope = jax.vmap(lambda c: diffrax.CubicInterpolation(times, c).derivative(t))
+            return jnp.einsum("bhc,bc->bh", h.reshape(*z.shape, -1), slope(coefficients))
+
+        def scalar(p, z):
+            found = diffrax.diffeqsolve(
+                diffrax.ODETerm(field),
+                solver,
+                times[0],
+                times[-1],
+                None,
+                z,
+                args=p,
+                stepsize_controller=control,
+                max_steps=4096 if w.method == "dopri5" else len(times) - 1,
+            )
+            return (found.ys[-1] ** 2).mean(), (found.ys[-1:], found.stats["num_steps"])
+
+        self.x, self.stages = start, {"midpoint": 2, "rk4": 4, "dopri5": 6}[w.method]
+        self.compiled = jax.jit(jax.grad(scalar, has_aux=True))
+
     def run(self):
         found = self.jax.block_until_ready(self.compiled(self.p, self.x))
         gradient, (states, steps) = found if self.gradient else (None, found)
@@ -607,6 +720,8 @@ class Diffrax:
         )
 
     def floor(self, n=50):
+        if self.w.field in ("cde", "fill"):
+            return None, None
         jax, x, g = self.jax, self.middle, self.x * 0 + 1
 
         def forward(p, x):
@@ -730,6 +845,7 @@ PEERS = {
     "scipy": Scipy,
     "zuko": Zuko,
     "torchdeq": Torchdeq,
+    "torchcde": Torchcde,
 }
 
 

@@ -14,7 +14,8 @@ class Workload:
 
     name: str
     title: str
-    field: str = "mlp"  # 'mlp', 'vdp', 'cnf', 'flow', 'robertson' or 'equilibrium'
+    # 'mlp', 'vdp', 'cnf', 'flow', 'robertson', 'equilibrium', 'cde' or 'fill'
+    field: str = "mlp"
     # 'forward', 'train' (gradients through the steps) or 'reduced' (gradients without their tape)
     task: str = "forward"
     widths: tuple = (2, 64, 64, 2)
@@ -36,7 +37,8 @@ class Workload:
         "Output times, in double precision."
         if self.field == "robertson":
             return np.concatenate([[0.0], np.logspace(-2, np.log10(self.end), self.outputs - 1)])
-        if self.field == "equilibrium":  # which has no time, and one state
+        # which have no time, or that of their data, and one state
+        if self.field in ("equilibrium", "cde", "fill"):
             return np.zeros(1)
         if self.field.startswith("flow"):  # whose output is one: the log-density of the data
             return np.array([0.0, self.end])
@@ -127,9 +129,32 @@ WORKLOADS = {
         ),
     ]
 }
+# Controlled equations: series of so many samples and channels drive 32 states.
+SERIES = 100, 4
+CDE = Workload(
+    "C1",
+    "CDE, midpoint, training step",
+    field="cde",
+    task="train",
+    widths=(32, 64, 128),
+    outputs=1,
+    method="midpoint",
+    tol=1e-6,  # absolute; the relative one is a hundred times as large
+    reference_tol=1e-8,
+)
+WORKLOADS |= {
+    w.name: w
+    for w in [
+        CDE,
+        replace(CDE, name="C2", title="CDE, rk4, training step", method="rk4"),
+        replace(CDE, name="C3", title="CDE, dopri5, training step", method="dopri5"),
+        replace(CDE, name="C4", title="30 % missing values filled", field="fill", task="forward"),
+    ]
+}
 TWO_THREADS = "W1a", "W2a", "W7a", "W7b", "W7c"  # repeated with two threads
 
 PEERS = "torchdyn", "torchdiffeq", "torchode", "torchdyn1", "diffrax", "scipy", "zuko", "torchdeq"
+PEERS += ("torchcde",)
 BASE = "torchdiffeq"  # ratios are relative to it
 
 
@@ -165,6 +190,16 @@ def variants(w):
             ],
         }
         return [(peer, label, options) for peer, found in rows.items() for label, options in found]
+    if w.field == "fill":
+        return [(peer, *one[0]) for peer in ("torchdyn", "torchcde", "diffrax")]
+    if w.field == "cde":
+        rows = {
+            "torchdyn": [(s, {"sensitivity": s}) for s in ("autograd", "checkpointed")]
+            + [("autograd, at knots", {"at_knots": True})] * (w.method == "dopri5"),
+            "torchcde": [("tape", {}), ("adjoint", {"adjoint": True})],
+            "diffrax": one,
+        }
+        return [(peer, label, options) for peer, found in rows.items() for label, options in found]
     if w.field == "flow":
         rows = {
             "torchdyn": [
@@ -181,7 +216,7 @@ def variants(w):
             "zuko": one,
         }
         return [(peer, label, options) for peer, found in rows.items() for label, options in found]
-    rows = {peer: one for peer in PEERS if peer not in ("zuko", "torchdeq")}
+    rows = {peer: one for peer in PEERS if peer not in ("zuko", "torchdeq", "torchcde")}
     rows["torchdyn"] = one + [("compiled", {"compile": True})]
     rows["scipy"] = none("solves the stiff workload only")
     if w.task == "reduced":
@@ -241,6 +276,17 @@ def data(w, seed=0):
             "x": (np.array([2.0, 0.0]) + 0.1 * make.standard_normal((w.batch, 2))).astype(dtype),
             "mu": np.linspace(0.1, 20, w.batch).astype(dtype),
         }
+    if w.field in ("cde", "fill"):
+        series = make.standard_normal((w.batch, *SERIES)).cumsum(1) / 30
+        if w.field == "fill":  # the first sample is complete
+            missing = make.random(series.shape) < 0.3
+            missing[:, 0] = False
+            return {"x": np.where(missing, np.nan, series).astype(dtype)}
+        arrays = {"x": series}
+        for i, (n, m) in enumerate(zip(w.widths, w.widths[1:])):
+            arrays[f"w{i}"] = make.standard_normal((m, n)) / n**0.5
+            arrays[f"b{i}"] = make.standard_normal(m) * 0.1
+        return {name: v.astype(dtype) for name, v in arrays.items()}
     if w.field == "equilibrium":
         symmetric = make.standard_normal((w.widths[0], w.widths[0]))
         symmetric = symmetric + symmetric.T
