@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['residual', 'Hyper', 'HyperEuler', 'HyperMidpoint', 'HyperHeun', 'HyperRungeKutta4']
 
-# %% ../../nbs/numerics/22_hypersolvers.ipynb #c8d5678e
+# %% ../../nbs/numerics/22_hypersolvers.ipynb #70ebfbea
 import inspect
 from typing import Callable
 
@@ -17,7 +17,7 @@ from .states import as_time, axpy
 from .steppers import Euler, Heun, Midpoint, RungeKutta4, as_stepper
 from .steps import Step, Stepper, WrappedStepper
 
-# %% ../../nbs/numerics/22_hypersolvers.ipynb #2e33fdf4
+# %% ../../nbs/numerics/22_hypersolvers.ipynb #94204b2c
 def residual(
     stepper: Stepper,  # of a `Hyper`: what its correction still leaves out
     f: Callable,  # the field, `f(t, x)`
@@ -36,7 +36,7 @@ def residual(
     step = stepper(f, t, x, dt, stepper.begin(f, t, x))
     return (exact - step.x) / dt ** (stepper.order + 1)
 
-# %% ../../nbs/numerics/22_hypersolvers.ipynb #cad4d44b
+# %% ../../nbs/numerics/22_hypersolvers.ipynb #486e1382
 def _call_form(net, what):
     "How many of `(t, x, f, dt)` a network wants: 1 is `x` alone."
     if isinstance(net, type) or not callable(net):
@@ -61,7 +61,7 @@ def _call_form(net, what):
 
 _FORMS = "net(x), net(t, x) or net(t, x, f, dt)"
 
-# %% ../../nbs/numerics/22_hypersolvers.ipynb #2637df11
+# %% ../../nbs/numerics/22_hypersolvers.ipynb #a8bd496c
 def _correction(net, form, f, t, x, slope, dt):
     "What a network says, on the state as its author knows it, with the time announced."
     layout = getattr(f, "layout", None)
@@ -106,7 +106,7 @@ class _InnerField:
         slope = self.f(t, x)
         return slope + _correction(self.net, self.form, self.f, t, x, slope, self.dt)
 
-# %% ../../nbs/numerics/22_hypersolvers.ipynb #d6997b5e
+# %% ../../nbs/numerics/22_hypersolvers.ipynb #3f469eb5
 class Hyper(WrappedStepper):
     """Any explicit stepper with a learned correction, $\\psi_h(x) + h^{p+1} g(t, x, f, h)$. Source:
     Poli et al. (2020), arXiv 2007.09601."""
@@ -184,7 +184,7 @@ class Hyper(WrappedStepper):
     def extra_repr(self):
         return f"order={self.order}, dt**{self.power}"
 
-# %% ../../nbs/numerics/22_hypersolvers.ipynb #df29496a
+# %% ../../nbs/numerics/22_hypersolvers.ipynb #2182dcdf
 class HyperEuler(Hyper):
     "Euler's method with a correction, one evaluation a step. Source: Poli et al. (2020)."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NeuralController', 'fit_controller']
 
-# %% ../../nbs/numerics/28c_learned_control.ipynb #c53b9b10
+# %% ../../nbs/numerics/28c_learned_control.ipynb #5fd9d4f9
 import math
 from typing import Any, Callable
 
@@ -15,7 +15,7 @@ from .control import Controller
 from .odeint import odeint
 from .steps import Stepper
 
-# %% ../../nbs/numerics/28c_learned_control.ipynb #27a3bcdc
+# %% ../../nbs/numerics/28c_learned_control.ipynb #dcf5feb4
 class NeuralController(Controller):
     """The PI controller with a learned correction of the logarithm of its factor. Its weights live
     in double precision, on the device of the clocks."""
@@ -93,7 +93,7 @@ def _features(dt, ratio, k, before, change):
     features = torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, given)), -1)
     return features, math.log(0.9) + 0.85 * now - 0.2 * before
 
-# %% ../../nbs/numerics/28c_learned_control.ipynb #8dda6c1c
+# %% ../../nbs/numerics/28c_learned_control.ipynb #13112631
 class _Recorder(Controller):
     "Keeps all that a controller was asked."
 
@@ -120,7 +120,7 @@ class _Recorder(Controller):
             rows.append((z.reshape(-1, 5)[known], base.flatten()[known], ideal.flatten()[known]))
         return [torch.cat(column) for column in zip(*rows)]
 
-# %% ../../nbs/numerics/28c_learned_control.ipynb #d7c4d585
+# %% ../../nbs/numerics/28c_learned_control.ipynb #5297080e
 def fit_controller(
     controller: NeuralController,  # trained in place
     f: Callable,  # a batch of fields, `f(t, x)` of states `[B, *state]`: a sample has its own
