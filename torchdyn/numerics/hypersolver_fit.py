@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['HypersolverReport', 'HypersolverFit']
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #1dfb25f4
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #c8aaf074
 import math
 from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from .fields import VectorField
 from .hypersolvers import Hyper, residual
 from .odeint import odeint
@@ -18,17 +19,23 @@ from .outcomes import lookup
 from .steppers import as_stepper, fixed_steps
 from .steps import Stepper
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #cad943b2
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #1671df3c
 def _lengths(v):  # `[N, *state]` -> `[N]`
     if v.dim() == 1:
         return v.abs()
     return torch.linalg.vector_norm(v.flatten(1), dim=1)
 
 
-def _residual_loss(fit, data, rows):
+def _residual_loss(fit, data, path, rows):
     "The mean length of what the steps leave out, all in one batch."
-    t, x, dt, exact = (v[rows] for v in data)
-    field = VectorField(fit.f, fit.args)
+    t, x, dt, exact, sample = (v[rows] for v in data)
+    count = path.shape[1]
+
+    def pick(v):  # what is given for each sample goes with it
+        given = isinstance(v, Tensor) and v.dim() > 0 and len(v) == count
+        return v[sample] if given else v
+
+    field = VectorField(fit.f, tree_map(pick, fit.args), control=path[0, sample])
     return _lengths(residual(fit.stepper, field, t, x, dt, exact)).mean()
 
 
@@ -38,7 +45,7 @@ def _trajectory_loss(fit, reference, t_span):
     h = t_span.diff().abs().mean() ** fit.stepper.order
     return _lengths((found - reference)[1:].flatten(0, 1)).mean() / h
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #eee79453
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #4b49865d
 def _reference(fit, x, t_span):
     "The solution at all times, with an error that does not spoil the residuals."
     h = t_span.diff().abs().min().item()
@@ -66,7 +73,7 @@ def _reference(fit, x, t_span):
         )
     return found[1]
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #33713e88
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #b2229257
 class HypersolverReport(NamedTuple):
     "What fitting a hypersolver has gained."
 
@@ -97,7 +104,7 @@ class HypersolverReport(NamedTuple):
         ax.spines[["top", "right"]].set_visible(False)
         return ax
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #e24189ed
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #ff3d50df
 _NEXT = {1: "heun", 2: "kutta3", 3: "rk4", 4: "dopri5"}
 
 
@@ -118,7 +125,7 @@ def _measured(stepper, f, args, x, t, counts, exact):
 def _named(stepper):
     return stepper if isinstance(stepper, str) else type(stepper).__name__
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #24e60a23
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #631f572d
 class HypersolverFit:
     """Fits the networks of a hypersolver to a field. Source: Poli et al. (2020), arXiv
     2007.09601."""
@@ -130,7 +137,8 @@ class HypersolverFit:
         f: Callable,
         loss: str = "residual",  # or 'trajectory', or 'both'
         *,
-        args: Any = None,  # handed to `f`
+        # handed to `f`; tensors in it with as many rows as there are samples go with the samples
+        args: Any = None,
         optimizer: Callable = torch.optim.Adam,  # `optimizer(parameters, lr=lr)`
         lr: float = 1e-2,  # falls to zero along a cosine
         iterations: int = 1000,
@@ -226,7 +234,7 @@ class HypersolverFit:
                     len(data[1]), (self.batch,), generator=self.generator, device=_place(self)
                 )
                 rows = drawn.to(path.device)
-            total = total + _residual_loss(self, data, rows)
+            total = total + _residual_loss(self, data, path, rows)
         if "trajectory" in self.terms:
             total = total + _trajectory_loss(self, path, t_span)
         return total
@@ -273,7 +281,7 @@ class HypersolverFit:
         errors, nfe, order = ({k: v[i] for k, v in found.items()} for i in range(3))
         return HypersolverReport(errors, nfe, order, [], 0)
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #04966c7e
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #ee165433
 _LOSSES = {
     "residual": ("residual",),
     "trajectory": ("trajectory",),
@@ -298,7 +306,8 @@ def _checked(x, t_span):
 
 
 def _steps_of(path, t_span):
-    "Every step of every sample as an entry of one batch: time, state, size and state at the end."
+    """Every step of every sample as an entry of one batch: time, state, size, state at the end, and
+    which sample it is."""
     steps, samples = path.shape[0] - 1, path.shape[1]
     shape = (steps * samples,) + (1,) * (path.dim() - 2)
 
@@ -306,7 +315,8 @@ def _steps_of(path, t_span):
         return v.to(path.device).repeat_interleave(samples).reshape(shape)
 
     dt = spread(t_span.diff()).to(path.real.dtype)
-    return spread(t_span[:-1]), path[:-1].flatten(0, 1), dt, path[1:].flatten(0, 1)
+    sample = torch.arange(samples, device=path.device).repeat(steps)
+    return spread(t_span[:-1]), path[:-1].flatten(0, 1), dt, path[1:].flatten(0, 1), sample
 
 
 def _place(fit):
