@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HypersolverReport', 'HypersolverFit']
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #c8aaf074
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #60380b1d
 import math
 from typing import Any, Callable, NamedTuple
 
@@ -19,7 +19,7 @@ from .outcomes import lookup
 from .steppers import as_stepper, fixed_steps
 from .steps import Stepper
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #1671df3c
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #b6d967da
 def _lengths(v):  # `[N, *state]` -> `[N]`
     if v.dim() == 1:
         return v.abs()
@@ -45,7 +45,7 @@ def _trajectory_loss(fit, reference, t_span):
     h = t_span.diff().abs().mean() ** fit.stepper.order
     return _lengths((found - reference)[1:].flatten(0, 1)).mean() / h
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #4b49865d
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #eee79453
 def _reference(fit, x, t_span):
     "The solution at all times, with an error that does not spoil the residuals."
     h = t_span.diff().abs().min().item()
@@ -73,7 +73,7 @@ def _reference(fit, x, t_span):
         )
     return found[1]
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #b2229257
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #008584b1
 class HypersolverReport(NamedTuple):
     "What fitting a hypersolver has gained."
 
@@ -100,11 +100,14 @@ class HypersolverReport(NamedTuple):
         for (name, found), colour in zip(self.errors.items(), ("#D55E00", "#000000", "#0072B2")):
             ax.loglog(self.nfe[name], found, "o-", color=colour, ms=4, lw=1.5, label=name)
         ax.set(xlabel="evaluations of the field", ylabel="error at the end")
+        marks = next(iter(self.nfe.values()))
+        ax.set_xticks(marks, [str(n) for n in marks])
+        ax.minorticks_off()
         ax.legend(frameon=False)
         ax.spines[["top", "right"]].set_visible(False)
         return ax
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #ff3d50df
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #e24189ed
 _NEXT = {1: "heun", 2: "kutta3", 3: "rk4", 4: "dopri5"}
 
 
@@ -125,7 +128,7 @@ def _measured(stepper, f, args, x, t, counts, exact):
 def _named(stepper):
     return stepper if isinstance(stepper, str) else type(stepper).__name__
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #631f572d
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #92ff9185
 class HypersolverFit:
     """Fits the networks of a hypersolver to a field. Source: Poli et al. (2020), arXiv
     2007.09601."""
@@ -281,7 +284,7 @@ class HypersolverFit:
         errors, nfe, order = ({k: v[i] for k, v in found.items()} for i in range(3))
         return HypersolverReport(errors, nfe, order, [], 0)
 
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #ee165433
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #cf023751
 _LOSSES = {
     "residual": ("residual",),
     "trajectory": ("trajectory",),
