@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['family33', 'family44', 'RungeKutta33', 'RungeKutta44', 'SolverMix', 'SolverSwitch']
 
-# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #b9993033
+# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #cd1dbc5c
 import math
 
 import torch
@@ -14,7 +14,7 @@ from .steppers import RungeKutta, as_stepper
 from .steps import Step, Stepper
 from .tableaus import Tableau
 
-# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #8b97a31f
+# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #ca892dcc
 def family33(
     c2,  # where the second slope is taken: a number, a fraction or a 0-dim tensor
     c3,  # where the third one is
@@ -48,7 +48,7 @@ def family44(
         4,
     )
 
-# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #f8d0cbd0
+# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #6292174d
 def _check_nodes(tableau, c2, c3):
     try:
         found = tableau(float(c2), float(c3))
@@ -85,7 +85,7 @@ class _Family(RungeKutta):
         nodes = f"c2={float(self.c2):.4g}, c3={float(self.c3):.4g}"
         return f"order={self.order}, {nodes}, trainable={self.trainable}"
 
-# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #6bcb52e2
+# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #b42e6ec1
 class RungeKutta33(_Family):
     """The three-stage methods of order 3: (1/3, 2/3), (1/2, 1), (1/2, 3/4) are Heun3, Kutta3,
     Ralston3. Every value of its parameters has order 3. Source: Kutta (1901)."""
@@ -111,7 +111,7 @@ class RungeKutta44(_Family):
     ):
         super().__init__(family44, c2, c3, trainable)
 
-# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #3093cc5b
+# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #04523f52
 class SolverMix(Stepper):
     "A weighted mean of the steps of explicit steppers, with weights that sum to one."
 
@@ -129,7 +129,8 @@ class SolverMix(Stepper):
                     "SolverMix takes explicit steppers that remember no more than a slope; got "
                     f"{type(s).__name__}"
                 )
-        logits = torch.tensor(_as_weights(weights, len(self.steppers))).log()
+        shares = _as_weights(weights, len(self.steppers))
+        logits = torch.tensor(shares, dtype=torch.float64).log()
         self.order = min(s.order for s in self.steppers)
         self.trainable = trainable or any(s.trainable for s in self.steppers)
         if trainable:
@@ -144,11 +145,11 @@ class SolverMix(Stepper):
 
     def forward(self, f, t, x, dt, memory):
         slope = f(t, x)
-        total = 0
+        change = 0
         for weight, s in zip(self.weights.unbind(), self.steppers):
             begun = slope if isinstance(s, RungeKutta) else s.begin(f, t, x)
-            total = total + s(f, t, x, dt, begun).x * weight
-        return Step(total, None, (slope,))
+            change = change + (s(f, t, x, dt, begun).x - x) * weight
+        return Step(x + change, None, (slope,))
 
     def extra_repr(self):
         return f"order={self.order}, weights={[round(v, 4) for v in self.weights.tolist()]}"
@@ -162,7 +163,7 @@ def _as_weights(weights, count):
         )
     return [v / sum(weights) for v in weights]
 
-# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #e863ac77
+# %% ../../nbs/numerics/28b_trainable_solvers.ipynb #b67fdb9d
 class SolverSwitch(Stepper):
     """One of several steppers, drawn at random for each solve while training. Source: Gusak et al.
     (2020), arXiv 2006.07895."""
