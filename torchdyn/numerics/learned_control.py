@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NeuralController', 'fit_controller']
 
-# %% ../../nbs/numerics/28c_learned_control.ipynb #5fd9d4f9
+# %% ../../nbs/numerics/28c_learned_control.ipynb #c53b9b10
 import math
 from typing import Any, Callable
 
@@ -15,7 +15,7 @@ from .control import Controller
 from .odeint import odeint
 from .steps import Stepper
 
-# %% ../../nbs/numerics/28c_learned_control.ipynb #dcf5feb4
+# %% ../../nbs/numerics/28c_learned_control.ipynb #39d719fc
 class NeuralController(Controller):
     """The PI controller with a learned correction of the logarithm of its factor. Its weights live
     in double precision, on the device of the clocks."""
@@ -90,10 +90,11 @@ def _features(dt, ratio, k, before, change):
     now = -ratio.log() / k
     size = dt.abs().clamp_min(1e-30).log()
     given = now, before, size, change, (ratio <= 1).to(now.dtype)
-    features = torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, given)), -1)
+    given = [v if isinstance(v, Tensor) else torch.full_like(now, v) for v in given]
+    features = torch.stack(torch.broadcast_tensors(*given), -1)
     return features, math.log(0.9) + 0.85 * now - 0.2 * before
 
-# %% ../../nbs/numerics/28c_learned_control.ipynb #13112631
+# %% ../../nbs/numerics/28c_learned_control.ipynb #8dda6c1c
 class _Recorder(Controller):
     "Keeps all that a controller was asked."
 
@@ -120,7 +121,7 @@ class _Recorder(Controller):
             rows.append((z.reshape(-1, 5)[known], base.flatten()[known], ideal.flatten()[known]))
         return [torch.cat(column) for column in zip(*rows)]
 
-# %% ../../nbs/numerics/28c_learned_control.ipynb #5297080e
+# %% ../../nbs/numerics/28c_learned_control.ipynb #d7c4d585
 def fit_controller(
     controller: NeuralController,  # trained in place
     f: Callable,  # a batch of fields, `f(t, x)` of states `[B, *state]`: a sample has its own
