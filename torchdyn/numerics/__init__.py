@@ -16,8 +16,10 @@ __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'context
            'LinearLog', 'implicit', 'unrolled', 'root_find', 'Gauss4', 'ImplicitEuler', 'ImplicitMidpoint',
            'ImplicitRungeKutta', 'Kvaerno3', 'Kvaerno5', 'RadauIIA3', 'RadauIIA5', 'Rodas4', 'Rosenbrock23', 'SDIRK2',
            'TRBDF2', 'Trapezoid', 'Switching', 'jacobian', 'AsynchronousLeapfrog', 'Leapfrog', 'Reversible',
-           'ReversibleHeun', 'Ruth3', 'Separable', 'Symplectic', 'Yoshida4', 'odeint_symplectic', 'Event', 'Stop',
-           'EventCallback', 'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid']
+           'ReversibleHeun', 'Ruth3', 'Separable', 'Symplectic', 'Yoshida4', 'Hyper', 'HyperEuler', 'HyperHeun',
+           'HyperMidpoint', 'HyperRungeKutta4', 'HypersolverFit', 'HypersolverReport', 'residual', 'NeuralController',
+           'fit_controller', 'RungeKutta33', 'RungeKutta44', 'SolverMix', 'SolverSwitch', 'odeint_symplectic', 'Event',
+           'Stop', 'EventCallback', 'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid']
 
 # %% ../../nbs/rooms/91_numerics.ipynb #cfcc51a4
 from .fields import VectorField, context, current, current_control, current_depth
@@ -33,10 +35,14 @@ from .events import odeint_event
 from .geometric import AsynchronousLeapfrog, Leapfrog, Reversible, ReversibleHeun
 from .geometric import Ruth3, Separable, Symplectic, Yoshida4
 from .gradcheck import check_gradients
+from .hypersolver_fit import HypersolverFit, HypersolverReport
+from .hypersolvers import Hyper, HyperEuler, HyperHeun, HyperMidpoint
+from .hypersolvers import HyperRungeKutta4, residual
 from .implicit_stages import ImplicitRungeKutta
 from .integrate import Integrator, Problem, integrate
 from .jacobians import jacobian
 from .jumps import Stop
+from .learned_control import NeuralController, fit_controller
 from .odeint import odeint
 from .older import EventCallback, odeint_hybrid, odeint_symplectic
 from .root_solvers import Anderson, Armijo, Broyden, LineSearch, Newton
@@ -60,6 +66,7 @@ from .systems import Bernoulli, Cosine, Exponential, FallingBall, Lorenz
 from .systems import LotkaVolterra, Oscillator, Pendulum, Robertson, VanDerPol
 from .tableaus import Tableau, check_tableau, tableau
 from .time_ranges import Segment
+from .trainable import RungeKutta33, RungeKutta44, SolverMix, SolverSwitch
 
 # %% ../../nbs/rooms/91_numerics.ipynb #ff7caef1
 _all_ = [
@@ -169,6 +176,20 @@ _all_ = [
     "Separable",
     "Symplectic",
     "Yoshida4",
+    "Hyper",
+    "HyperEuler",
+    "HyperHeun",
+    "HyperMidpoint",
+    "HyperRungeKutta4",
+    "HypersolverFit",
+    "HypersolverReport",
+    "residual",
+    "NeuralController",
+    "fit_controller",
+    "RungeKutta33",
+    "RungeKutta44",
+    "SolverMix",
+    "SolverSwitch",
     "odeint_symplectic",
     "Event",
     "Stop",
