@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ShootingStats', 'Shooting']
 
-# %% ../../nbs/numerics/29_shooting.ipynb #1bee61db
+# %% ../../nbs/numerics/29_shooting.ipynb #96114920
 import dataclasses
 import inspect
 import math
@@ -30,7 +30,7 @@ from .sensitivity import SENSITIVITIES, Sensitivity, as_sensitivity
 from .states import ravel_state
 from .steps import Stepper
 
-# %% ../../nbs/numerics/29_shooting.ipynb #82721f14
+# %% ../../nbs/numerics/29_shooting.ipynb #7020d532
 class _Backward:
     "Solves with the transposed Jacobian, in the form that `implicit` takes."
 
@@ -49,7 +49,7 @@ class _Backward:
         rows = v.reshape(len(v), joints.count, joints.size)
         return substitute_transposed(rows, *self.way.blocks(line)).reshape(v.shape)
 
-# %% ../../nbs/numerics/29_shooting.ipynb #2c76614c
+# %% ../../nbs/numerics/29_shooting.ipynb #5394e171
 @dataclasses.dataclass
 class ShootingStats(Stats):
     "What shooting cost. `nfe` counts the evaluations on all pieces."
@@ -76,7 +76,7 @@ class Shooting(Solution):
     def __reduce__(self):
         return Shooting, (self.t_eval, self.x, self.stats, self.root)
 
-# %% ../../nbs/numerics/29_shooting.ipynb #69605770
+# %% ../../nbs/numerics/29_shooting.ipynb #db08736c
 METHODS = dict.fromkeys(("newton", "parareal", "forward", "implicit_euler"))
 
 
@@ -161,7 +161,7 @@ def shoot(
 
 OPTIONS_OF_SHOOT = tuple(inspect.signature(shoot).parameters)[:-1]
 
-# %% ../../nbs/numerics/29_shooting.ipynb #7e1ee832
+# %% ../../nbs/numerics/29_shooting.ipynb #0318ff95
 def _copied(v):
     return v.clone() if isinstance(v, Tensor) else v
 
