@@ -71,7 +71,7 @@ class Pieces:
         samples = len(flat) // (count * columns)
         shape = -1, *[1] * (flat.dim() - 1)
         ends = (v.repeat_interleave(columns).repeat(samples) for v in (t[:-1], t[1:]))
-        start, end = (v.reshape(shape).to(flat.device) for v in ends)
+        start, end = (v.reshape(shape).to(flat.device, torch.float64) for v in ends)
         self.clock = start, end, self.field.args, copies  # what the solve depends on
         self.declared = tuple(parameters_of(self.field.f))
         self.options = options
