@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFunc', 'EquilibriumLayer', 'NeuralDE', 'NeuralODE', 'ODEProblem', 'LearnedAnderson', 'SpectralNorm',
-           'VariationalDropout', 'correction_loss', 'fit_solver', 'jacobian_penalty', 'spectral_radius']
+           'VariationalDropout', 'correction_loss', 'fit_solver', 'jacobian_penalty', 'spectral_radius',
+           'MultipleShootingDiffeqSolver', 'MultipleShootingLayer', 'MultipleShootingProblem']
 
 # %% ../../nbs/rooms/92_core.ipynb #23cc06ac
 from .equilibrium import EquilibriumLayer
@@ -12,6 +13,8 @@ from .equilibrium_tools import LearnedAnderson, SpectralNorm, VariationalDropout
 from .equilibrium_tools import correction_loss, fit_solver
 from .equilibrium_tools import jacobian_penalty, spectral_radius
 from .neuralde import DEFunc, NeuralDE, NeuralODE, ODEProblem
+from .shooting_layer import MultipleShootingLayer, MultipleShootingProblem
+from ..numerics.mshooting import MultipleShootingDiffeqSolver
 
 _all_ = [
     "DEFunc",
@@ -26,4 +29,7 @@ _all_ = [
     "fit_solver",
     "jacobian_penalty",
     "spectral_radius",
+    "MultipleShootingDiffeqSolver",
+    "MultipleShootingLayer",
+    "MultipleShootingProblem",
 ]

@@ -19,7 +19,9 @@ __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'context
            'ReversibleHeun', 'Ruth3', 'Separable', 'Symplectic', 'Yoshida4', 'Hyper', 'HyperEuler', 'HyperHeun',
            'HyperMidpoint', 'HyperRungeKutta4', 'HypersolverFit', 'HypersolverReport', 'residual', 'NeuralController',
            'fit_controller', 'RungeKutta33', 'RungeKutta44', 'SolverMix', 'SolverSwitch', 'odeint_symplectic', 'Event',
-           'Stop', 'EventCallback', 'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid']
+           'Stop', 'EventCallback', 'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid', 'MSBackward',
+           'MSForward', 'MSZero', 'MultipleShootingDiffeqSolver', 'ParallelImplicitEuler', 'Shooting', 'ShootingLoss',
+           'odeint_mshooting', 'shoot', 'shooting_loss', 'smoothed']
 
 # %% ../../nbs/rooms/91_numerics.ipynb #cfcc51a4
 from .fields import VectorField, context, current, current_control, current_depth
@@ -43,6 +45,9 @@ from .integrate import Integrator, Problem, integrate
 from .jacobians import jacobian
 from .jumps import Stop
 from .learned_control import NeuralController, fit_controller
+from .mshooting import MSBackward, MSForward, MSZero
+from .mshooting import MultipleShootingDiffeqSolver, ParallelImplicitEuler
+from .mshooting import odeint_mshooting
 from .odeint import odeint
 from .older import EventCallback, odeint_hybrid, odeint_symplectic
 from .root_solvers import Anderson, Armijo, Broyden, LineSearch, Newton
@@ -53,6 +58,8 @@ from .roots import ROOT_SOLVERS, Root, fixed_point, root_find
 from .rosenbrock import Rodas4, Rosenbrock23
 from .sensitivity import SENSITIVITIES, Adjoint, Autograd, Checkpointed
 from .sensitivity import Sensitivity
+from .shooting import Shooting, shoot
+from .shooting_loss import ShootingLoss, shooting_loss, smoothed
 from .states import ravel_state, rms_norm
 from .steppers import SSPRK3, STEPPERS, BogackiShampine32, CashKarp45
 from .steppers import DormandPrince45, DormandPrince853, Doubling, Euler
@@ -198,4 +205,15 @@ _all_ = [
     "HybridSolution",
     "odeint_event",
     "odeint_hybrid",
+    "MSBackward",
+    "MSForward",
+    "MSZero",
+    "MultipleShootingDiffeqSolver",
+    "ParallelImplicitEuler",
+    "Shooting",
+    "ShootingLoss",
+    "odeint_mshooting",
+    "shoot",
+    "shooting_loss",
+    "smoothed",
 ]
