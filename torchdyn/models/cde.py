@@ -168,7 +168,7 @@ class NeuralCDE(ODEProblem):
                 stops = path.times[1:-1]
             else:
                 asked = t_span if asked is None else asked
-                t_span = _with_knots(t_span, path.times)
+                t_span = _with_knots(t_span, sorted({*path.times} - {*t_span.tolist()}))
         if stops:
             options["t_stops"] = stops
         if self.given_parameters:
@@ -243,7 +243,7 @@ def _check_first(z0, slopes):
             f"the first state has shape {list(z0.shape)} and the path {list(series)} series: one "
             "state [H] is wanted for each"
         )
-    if z0.dtype != slopes.dtype and not torch.is_autocast_enabled(z0.device.type):
+    if z0.real.dtype != slopes.dtype and not torch.is_autocast_enabled(z0.device.type):
         raise ValueError(
             f"the first state is of {z0.dtype} and the path of {slopes.dtype}: make the path from "
             f"x.to({z0.dtype}), or convert the model"

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from ..numerics.fields import truth
 from ..numerics.outcomes import lookup
 
 # %% ../../nbs/models/64a_controls.ipynb #839c4fd1
@@ -461,7 +462,7 @@ def control(
 ) -> Control:
     """A path through data, to drive a `NeuralCDE`. Raises `ValueError` for data, times or lengths
     that do not fit, `ImportError` where a natural spline lacks torchcde."""
-    ahead = lookup("control", _KINDS, kind)
+    ahead = lookup("control", _KINDS, str(kind))
     if fill is None:
         fill = "forward" if kind == "rectilinear" else "linear"
     filled = lookup("fill", _FILLS, fill)
@@ -472,7 +473,8 @@ def control(
         inside, lengths = _until(x, lengths)
         x = torch.where(inside, x, math.nan)
     missing = x.isnan()
-    gaps = bool((missing if inside is None else missing & inside).any())
+    # `torch.func.vmap` hides the answer: then as if there were some
+    gaps = truth((missing if inside is None else missing & inside).any()) is not False
     options = {"kind": kind, "lengths": lengths}
     options["causal"] = ahead and not (gaps and fill == "linear")
     if kind == "natural" and fill == "linear" and (gaps or inside is not None):
