@@ -6,7 +6,7 @@
 __all__ = ['Moment', 'StepPlan', 'StepNoise', 'sde_stepper', 'walk_on_tape', 'needs_tensors', 'ReversibleWalk', 'OnStepClock',
            'walk_by_adjoint']
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #6db7a887
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #4dd5e492
 import math
 from typing import Any
 
@@ -18,7 +18,7 @@ from .replay import FIRST_ONLY, CallerContext, once_differentiable
 from .wiener import WienerGrid
 from .sde_fields import Method, torchsde_parts
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #3b7aea57
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #0c44c253
 class Moment:
     "A time whose distance to the next one is known exactly. Steppers subtract and add."
 
@@ -90,7 +90,7 @@ class StepPlan:
             return Moment(t, torch.tensor(self.steps[k], dtype=torch.float64))
         return t
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #0a999e79
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #b792ce8d
 def _padded(times):
     """Times whose rows may end in NaN: those samples stand still, but for a step that no stepper
     divides by zero for."""
@@ -100,7 +100,7 @@ def _padded(times):
         rows.append(torch.where(t.isnan(), rows[-1] + least, t))
     return torch.stack(rows, 1)
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #5663cc72
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #3d6ec524
 class StepNoise:
     "What steppers ask for increments, found by the number of the step that is being taken."
 
@@ -159,7 +159,7 @@ class StepNoise:
             return F.pad(parts, (0, 1))
         return tuple(F.pad(v, (0, 1)) for v in parts)
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #4689cead
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #8f972c5c
 def sde_stepper(
     method: Method,
     sde: Any,  # `SDEField` or `LogRatio`
@@ -205,7 +205,7 @@ def needs_tensors(method: Method) -> bool:
     "Whether a stepper takes the square root of a step size, as of a tensor."
     return method.name == "srk" or bool(method.options)
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #eab97d79
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #342dc4d7
 class ReversibleWalk(torch.autograd.Function):
     """The states at all outputs by the reversible Heun method; the backward pass finds the states
     again by going back. Source: Kidger et al. (2021), 'Efficient and accurate gradients for neural
@@ -247,7 +247,7 @@ class ReversibleWalk(torch.autograd.Function):
         getattr(sde, "field", sde).nfe = before + again.calls
         return (None, None, None, None, *once_differentiable(FIRST_ONLY, states, start, *found))
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #1e37591a
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #1d491917
 def _push(g, dW):  # the diffusion times an increment
     return g * dW if g.dim() == 2 else (g @ dW.unsqueeze(-1)).squeeze(-1)
 
@@ -313,7 +313,7 @@ def _walk_back(again, plan, noise, states, pairs, gradient):
         a_y = a_y + gradient[k]
     return a_y + a_z + again.pulled(a_f, a_g), *again.totals
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #929ed57e
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #021cb446
 class OnStepClock:
     "The equation within one gap, on a clock on which every step has the length 1."
 
