@@ -17,7 +17,7 @@ __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'context
            'ImplicitRungeKutta', 'Kvaerno3', 'Kvaerno5', 'RadauIIA3', 'RadauIIA5', 'Rodas4', 'Rosenbrock23', 'SDIRK2',
            'TRBDF2', 'Trapezoid', 'jacobian', 'AsynchronousLeapfrog', 'Leapfrog', 'Reversible', 'ReversibleHeun',
            'Ruth3', 'Separable', 'Symplectic', 'Yoshida4', 'odeint_symplectic', 'Event', 'Stop', 'EventCallback',
-           'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid']
+           'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid', 'SDE_METHODS', 'WienerGrid', 'sdeint']
 
 # %% ../../nbs/rooms/91_numerics.ipynb #cfcc51a4
 from .fields import VectorField, context, current, current_control, current_depth
@@ -45,6 +45,8 @@ from .implicit_gradients import LINEAR_SOLVERS, LinearLog, RootError, implicit
 from .implicit_gradients import unrolled
 from .roots import ROOT_SOLVERS, Root, fixed_point, root_find
 from .rosenbrock import Rodas4, Rosenbrock23
+from .sde import sdeint
+from .sde_fields import SDE_METHODS
 from .sensitivity import SENSITIVITIES, Adjoint, Autograd, Checkpointed
 from .sensitivity import Sensitivity
 from .states import ravel_state, rms_norm
@@ -59,6 +61,7 @@ from .systems import Bernoulli, Cosine, Exponential, FallingBall, Lorenz
 from .systems import LotkaVolterra, Oscillator, Pendulum, Robertson, VanDerPol
 from .tableaus import Tableau, check_tableau, tableau
 from .time_ranges import Segment
+from .wiener import WienerGrid
 
 # %% ../../nbs/rooms/91_numerics.ipynb #ff7caef1
 _all_ = [
@@ -175,4 +178,7 @@ _all_ = [
     "HybridSolution",
     "odeint_event",
     "odeint_hybrid",
+    "SDE_METHODS",
+    "WienerGrid",
+    "sdeint",
 ]
