@@ -14,7 +14,7 @@ class Workload:
 
     name: str
     title: str
-    field: str = "mlp"  # 'mlp', 'vdp', 'cnf', 'flow', 'robertson' or 'equilibrium'
+    field: str = "mlp"  # 'mlp', 'vdp', 'cnf', 'flow', 'robertson', 'equilibrium' or 'gbm'
     # 'forward', 'train' (gradients through the steps) or 'reduced' (gradients without their tape)
     task: str = "forward"
     widths: tuple = (2, 64, 64, 2)
@@ -38,7 +38,8 @@ class Workload:
             return np.concatenate([[0.0], np.logspace(-2, np.log10(self.end), self.outputs - 1)])
         if self.field == "equilibrium":  # which has no time, and one state
             return np.zeros(1)
-        if self.field.startswith("flow"):  # whose output is one: the log-density of the data
+        # whose output is one: the log-density of the data, the mean of the paths
+        if self.field.startswith("flow") or self.field == "gbm":
             return np.array([0.0, self.end])
         return np.linspace(0, self.end, self.outputs)
 
@@ -66,6 +67,16 @@ def flow(size, batch):
     )
 
 
+PATHS = Workload(
+    "S1",
+    "1000 noisy steps, forward",
+    field="gbm",
+    widths=(1,),
+    batch=512,
+    outputs=1,
+    method="euler",
+    steps=1000,
+)
 FIXED = replace(MLP, method="rk4", outputs=101)
 LARGE = Workload(
     "W7a",
@@ -125,11 +136,30 @@ WORKLOADS = {
             outputs=1,
             tol=3e-8,
         ),
+        PATHS,
+        replace(PATHS, name="S2", title="1000 noisy steps, training step", task="train"),
+        replace(
+            PATHS,
+            name="S3",
+            title="1000 noisy steps, reduced memory",
+            task="reduced",
+            method="reversible_heun",
+        ),
     ]
 }
 TWO_THREADS = "W1a", "W2a", "W7a", "W7b", "W7c"  # repeated with two threads
 
-PEERS = "torchdyn", "torchdiffeq", "torchode", "torchdyn1", "diffrax", "scipy", "zuko", "torchdeq"
+PEERS = (
+    "torchdyn",
+    "torchdiffeq",
+    "torchode",
+    "torchdyn1",
+    "diffrax",
+    "scipy",
+    "zuko",
+    "torchdeq",
+    "torchsde",
+)
 BASE = "torchdiffeq"  # ratios are relative to it
 
 
@@ -150,6 +180,13 @@ def variants(w):
     """Who takes part: a list of (peer, label, options); options `None` with a reason in place of
     the label if a peer cannot."""
     one, none = [("", {})], lambda reason: [(reason, None)]
+    if w.field == "gbm":
+        rows = {
+            "torchdyn": one,
+            "torchsde": [("", {}), ("told the step", {"hint": True})],
+            "diffrax": [("tree", {})] + [("unsafe path", {"unsafe": True})] * (w.task == "forward"),
+        }
+        return [(peer, label, options) for peer, found in rows.items() for label, options in found]
     if w.field == "equilibrium":
         rows = {
             "torchdyn": [
@@ -181,7 +218,7 @@ def variants(w):
             "zuko": one,
         }
         return [(peer, label, options) for peer, found in rows.items() for label, options in found]
-    rows = {peer: one for peer in PEERS if peer not in ("zuko", "torchdeq")}
+    rows = {peer: one for peer in PEERS if peer not in ("zuko", "torchdeq", "torchsde")}
     rows["torchdyn"] = one + [("compiled", {"compile": True})]
     rows["scipy"] = none("solves the stiff workload only")
     if w.task == "reduced":
@@ -241,6 +278,9 @@ def data(w, seed=0):
             "x": (np.array([2.0, 0.0]) + 0.1 * make.standard_normal((w.batch, 2))).astype(dtype),
             "mu": np.linspace(0.1, 20, w.batch).astype(dtype),
         }
+    if w.field == "gbm":
+        start = {"x": np.ones((w.batch, 1)), "growth": np.array(0.5), "volatility": np.array(0.5)}
+        return {name: v.astype(dtype) for name, v in start.items()}
     if w.field == "equilibrium":
         symmetric = make.standard_normal((w.widths[0], w.widths[0]))
         symmetric = symmetric + symmetric.T

@@ -5,20 +5,22 @@
 # %% auto #0
 __all__ = ['NOISE_TYPES', 'SDE_TYPES', 'SDE_METHODS', 'torchsde_parts', 'Method', 'sde_method', 'SDEField', 'LogRatio']
 
-# %% ../../nbs/numerics/29b_sde_fields.ipynb #f9a294f0
+# %% ../../nbs/numerics/29b_sde_fields.ipynb #fb6cea97
+import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from .fields import VectorField, args_for, call_form
+from .own_memory import OwnMemory
 from .outcomes import lookup
 from .replay import parameters_of
 from .states import ravel_state
 
 from .arguments import check_state
 
-# %% ../../nbs/numerics/29b_sde_fields.ipynb #8fd6dfa7
+# %% ../../nbs/numerics/29b_sde_fields.ipynb #74df5367
 def torchsde_parts() -> tuple:
     """-> (torchsde, the class that completes an equation for its steppers, what finds a stepper by
     its name). Raises `ImportError` without it."""
@@ -31,7 +33,7 @@ def torchsde_parts() -> tuple:
         ) from e
     return torchsde, base_sde.ForwardSDE, methods.select
 
-# %% ../../nbs/numerics/29b_sde_fields.ipynb #10a00f10
+# %% ../../nbs/numerics/29b_sde_fields.ipynb #b9b3fee2
 NOISE_TYPES = "diagonal", "scalar", "additive", "general"
 SDE_TYPES = "ito", "stratonovich"
 
@@ -88,7 +90,7 @@ def sde_method(
         f"noise_type {noise_type!r}: take one of {', '.join(fit)}"
     )
 
-# %% ../../nbs/numerics/29b_sde_fields.ipynb #89283750
+# %% ../../nbs/numerics/29b_sde_fields.ipynb #28b19e1e
 class SDEField:
     """A drift and a diffusion as torchsde's steppers call them: states `[B, d]`, diffusion `[B, d]`
     (diagonal noise) or `[B, d, m]`."""
@@ -119,23 +121,28 @@ class SDEField:
         self.nfe = 0
         self.nfe_diffusion = 0
         given = {name: getattr(sde, name, None) for name in ("f", "g", "f_and_g", "h")}
-        self.functions = {name: self._adapted(f, x) for name, f in given.items() if f is not None}
-        if "f_and_g" not in self.functions and not {"f", "g"} <= self.functions.keys():
+        given = {name: f for name, f in given.items() if f is not None}
+        if "f_and_g" not in given and not {"f", "g"} <= given.keys():
             raise TypeError(
                 f"a stochastic equation has a drift f(t, x) and a diffusion g(t, x), or both as "
                 f"f_and_g(t, x); {type(sde).__name__} has neither"
             )
-        if args is not None and not any(f.takes_args for f in self.functions.values()):
+        forms = {name: call_form(f) for name, f in given.items()}
+        if args is not None and not any(takes_args for _, takes_args in forms.values()):
             args_for(False, args)
+        if "f_and_g" not in given:
+            given["f_and_g"] = _Both(*((given[name], *forms[name]) for name in "fg"))
+            forms["f_and_g"] = True, "optional"
+        self.functions = {name: self._adapted(f, forms[name], x) for name, f in given.items()}
 
-    def _adapted(self, f, x):
-        form = call_form(f)
+    def _adapted(self, f, form, x):
         args = self.args if form[1] else None
         return VectorField(f, args, self.layout, form=form, control=x).lift(f, form=form)
 
     def tensors(self, extra: tuple = ()) -> tuple:
         "The parameters of the equation, tensors in `args`, and `extra`: those that need gradients."
-        owned = [v for f in self.functions.values() for v in parameters_of(f.f)]
+        made = (getattr(self.sde, name, None) for name in ("f", "g", "f_and_g", "h"))
+        owned = [v for f in made for v in parameters_of(f)]
         listed = torch.utils._pytree.tree_leaves(self.args)
         found = (*parameters_of(self.sde), *owned, *listed, *extra)
         return tuple({id(v): v for v in found if _needs_gradient(v)}.values())
@@ -143,7 +150,13 @@ class SDEField:
     def with_functions(self, functions: list) -> "SDEField":
         "The same equation, made of others."
         other = object.__new__(type(self))
-        other.__dict__ = {**self.__dict__, "functions": dict(zip(self.functions, functions))}
+        functions = dict(zip(self.functions, functions))
+        joint = functions["f_and_g"]
+        if isinstance(joint.f, _Both):
+            parts = [functions[name] for name in "fg"]
+            functions["f_and_g"] = joint = copy.copy(joint)
+            joint.f = _Both(*((part.f, part.timed, part.takes_args) for part in parts))
+        other.__dict__ = {**self.__dict__, "functions": functions}
         return other
 
     def fold(self, rows: Tensor) -> Any:  # `[T, B, d]` -> the states in their nest, `[T, ...]`
@@ -167,12 +180,10 @@ class SDEField:
         return self._rows("h", self._call("h", t, y))
 
     def f_and_g(self, t, y):
-        if "f_and_g" not in self.functions:
-            return self.f(t, y), self.g(t, y)
         self.nfe += 1
         self.nfe_diffusion += 1
         f, g = self._call("f_and_g", t, y)
-        return self._rows("f_and_g", f), self._columns(g)
+        return self._rows("f", f), self._columns(g)
 
     def _call(self, name, t, y):
         t = getattr(t, "clock", t)
@@ -184,13 +195,12 @@ class SDEField:
     def _rows(self, name, dx):
         if self.layout is not None:
             dx = self.layout.ravel(dx)
-        return self._checked(name, dx, self.shape).reshape(self.start.shape)
+        dx = self._checked(name, dx, self.shape)
+        return dx if self.same_shape else dx.reshape(self.start.shape)
 
     def _columns(self, g):
         if self.noise_type == "diagonal":
-            if self.layout is not None:
-                g = self.layout.ravel(g)
-            return self._checked("g", g, self.shape).reshape(self.start.shape)
+            return self._rows("g", g)
         if self.single:
             return self._checked("g", g, self.shape, (-1,)).reshape(*self.start.shape, g.shape[-1])
         leaves = self.layout.spec.flatten_up_to(g)
@@ -201,6 +211,8 @@ class SDEField:
         return torch.cat(parts, 1)
 
     def _checked(self, name, v, shape, noises=()):
+        if not noises and type(v) is Tensor and v.shape == shape and v.dtype is self.start.dtype:
+            return v
         if not isinstance(v, Tensor):
             raise TypeError(f"{name} returned a {type(v).__name__}: return a tensor")
         if v.shape[: len(shape)] != shape or v.dim() != len(shape) + len(noises):
@@ -218,7 +230,7 @@ class SDEField:
             f"with .to({self.start.dtype}) or the state with x.to({v.dtype})"
         )
 
-# %% ../../nbs/numerics/29b_sde_fields.ipynb #b7e3b6ca
+# %% ../../nbs/numerics/29b_sde_fields.ipynb #ef623761
 def _kind(sde, name, known):
     kind = getattr(sde, name, None)
     if kind not in known:
@@ -229,10 +241,31 @@ def _kind(sde, name, known):
     return kind
 
 
+class _Both:
+    "A drift and a diffusion called as one function, so that the time is announced once."
+
+    def __init__(self, drift, diffusion):
+        self.parts = drift, diffusion  # each `(function, takes the time, takes args)`
+        self.own = OwnMemory(), OwnMemory()
+
+    def __call__(self, t, x, args=None):
+        found = []
+        for (call, timed, takes_args), own in zip(self.parts, self.own):
+            more = args_for(takes_args, args) if takes_args else ()
+            found.append(_kept(own, call(t, x, *more) if timed else call(x, *more)))
+        return found
+
+
+def _kept(own, v):  # in memory of its own, where a function writes into a buffer
+    if not isinstance(v, Tensor) or own.settled and not v._version:
+        return v
+    return own(v)
+
+
 def _needs_gradient(v):
     return isinstance(v, Tensor) and v.requires_grad
 
-# %% ../../nbs/numerics/29b_sde_fields.ipynb #e761bc5b
+# %% ../../nbs/numerics/29b_sde_fields.ipynb #84ec13f9
 class LogRatio:
     """The equation with one more component, the running integral of $\\frac12 |u|^2$ where
     $g u = f - h$. Source: Li et al. (2020), section 5."""

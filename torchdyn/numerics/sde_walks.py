@@ -6,7 +6,7 @@
 __all__ = ['Moment', 'StepPlan', 'StepNoise', 'sde_stepper', 'walk_on_tape', 'needs_tensors', 'ReversibleWalk', 'OnStepClock',
            'walk_by_adjoint']
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #4dd5e492
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #b485bbf9
 import math
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from .replay import FIRST_ONLY, CallerContext, once_differentiable
 
+from .states import axpy
 from .wiener import WienerGrid
 from .sde_fields import Method, torchsde_parts
 
@@ -100,7 +101,7 @@ def _padded(times):
         rows.append(torch.where(t.isnan(), rows[-1] + least, t))
     return torch.stack(rows, 1)
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #3d6ec524
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #af7de2b1
 class StepNoise:
     "What steppers ask for increments, found by the number of the step that is being taken."
 
@@ -125,6 +126,7 @@ class StepNoise:
     def at(self, k, i):
         "The next question is about step `i` of gap `k`."
         self.gap = k
+        self.root = self.plan.roots[k]
         self.index = self.plan.firsts[k] + i
 
     def __call__(self, ta, tb, return_U=False, return_A=False):
@@ -132,11 +134,13 @@ class StepNoise:
             ta, tb = (getattr(t, "clock", t) for t in (ta, tb))
             parts = self.bm(ta, tb, return_U=return_U, return_A=return_A)
             return self._wide(parts)
+        if self.cells and not return_U and isinstance(self.root, float):
+            return self._wide(self.bm.scaled(self.index, self.root))
         return self.between(self.index, self.index + 1, return_U, return_A)
 
     def between(self, a, b, return_U=False, return_A=False):
         "The increment between two places on the clock of steps, in units of time."
-        root = self.plan.roots[self.gap]
+        root = self.root
         if self.cells and b == a + 1:
             parts = self.bm.cell(int(a), return_U)
         else:
@@ -159,13 +163,15 @@ class StepNoise:
             return F.pad(parts, (0, 1))
         return tuple(F.pad(v, (0, 1)) for v in parts)
 
-# %% ../../nbs/numerics/29c_sde_walks.ipynb #8f972c5c
+# %% ../../nbs/numerics/29c_sde_walks.ipynb #dae7db05
 def sde_stepper(
     method: Method,
     sde: Any,  # `SDEField` or `LogRatio`
     noise: StepNoise,
 ) -> Any:  # with `step(t0, t1, y, extra)`
     "torchsde's stepper for an equation."
+    if method.name == "euler" and sde.noise_type == "diagonal":
+        return _Euler(sde, noise)
     _, complete, find = torchsde_parts()
     return find(method.name, sde.sde_type)(
         sde=complete(sde),
@@ -199,6 +205,21 @@ def walk_on_tape(
             now = after
         rows.append(y)
     return torch.stack(rows)
+
+
+class _Euler:
+    "torchsde's Euler step for diagonal noise, in two kernels."
+
+    def __init__(self, sde, noise):
+        self.sde = sde
+        self.noise = noise
+
+    def init_extra_solver_state(self, t, y):
+        return ()
+
+    def step(self, t0, t1, y, extra):
+        f, g = self.sde.f_and_g(t0, y)
+        return torch.addcmul(axpy(y, t1 - t0, f), g, self.noise(t0, t1)), ()
 
 
 def needs_tensors(method: Method) -> bool:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WienerGrid']
 
-# %% ../../nbs/numerics/29a_wiener_grid.ipynb #320efd21
+# %% ../../nbs/numerics/29a_wiener_grid.ipynb #d650a88d
 import math
 import sys
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# %% ../../nbs/numerics/29a_wiener_grid.ipynb #49d7d277
+# %% ../../nbs/numerics/29a_wiener_grid.ipynb #b14bd94b
 _BITS = (1 << 64) - 1
 
 
@@ -23,7 +23,7 @@ def _mixed(z: int) -> int:
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _BITS
     return z ^ (z >> 31)
 
-# %% ../../nbs/numerics/29a_wiener_grid.ipynb #785b6452
+# %% ../../nbs/numerics/29a_wiener_grid.ipynb #0957bb3d
 def _halves(W, H, h, first, second):  # two standard normal tensors
     "Increments and areas of both halves of an interval, given those of the whole."
     difference = 3 * H + 0.5 * math.sqrt(h) * first
@@ -33,7 +33,7 @@ def _halves(W, H, h, first, second):  # two standard normal tensors
     right = 0.5 * (W - difference), 0.5 * (total - other)
     return left, right
 
-# %% ../../nbs/numerics/29a_wiener_grid.ipynb #b80c97f6
+# %% ../../nbs/numerics/29a_wiener_grid.ipynb #afa827ff
 class WienerGrid:
     """A Brownian motion over a grid of cells, each drawn from a seed of its own; a torchsde
     `BaseBrownian`. Source: Jelincic et al. (2024) for the halves of a cell."""
@@ -102,7 +102,7 @@ class WienerGrid:
         return_U: bool = False,  # as above
     ) -> Tensor | tuple:
         "The increment of one cell."
-        W = self._normal(2 * i) * math.sqrt(self.dt)
+        W = self._normal(2 * i, math.sqrt(self.dt))
         if not return_U:
             return W
         return W, self.dt * (0.5 * W + self._area(i))
@@ -132,17 +132,24 @@ class WienerGrid:
     def __getstate__(self):
         return {**self.__dict__, "_generator": None}
 
-    def _normal(self, key):
+    def scaled(
+        self,
+        i: int,
+        std: float,  # standard deviation, in the place of the root of the cell's length
+    ) -> Tensor:
+        "The increment of one cell on another scale: a normal tensor that belongs to the cell."
+        return self._normal(2 * i, std)
+
+    def _normal(self, key, std=1.0):
         if self._generator is None:
             self._generator = torch.Generator(self._device)
         # a generator of the CPU sees 32 bits of its seed: neighbours stay apart
         self._generator.manual_seed((self._base + key) & (_BITS >> 1))
-        return torch.randn(
-            self._shape, generator=self._generator, dtype=self._dtype, device=self._device
-        )
+        made = torch.empty(self._shape, dtype=self._dtype, device=self._device)
+        return made.normal_(0.0, std, generator=self._generator)
 
     def _area(self, i):
-        return self._normal(2 * i + 1) * math.sqrt(self.dt / 12)
+        return self._normal(2 * i + 1, math.sqrt(self.dt / 12))
 
     def _place(self, t):
         "Cell and fraction of it, of a time that may carry the rounding of its precision."
