@@ -41,7 +41,7 @@ class GRUEncoder(nn.Module):
         seen = torch.cat([y, mask, gaps.T.unsqueeze(-1).to(y)], -1)
         return self.cell(seen.flip(0))[0].flip(0)
 
-# %% ../../nbs/core/43a_latent_sde.ipynb #6e2c5a21
+# %% ../../nbs/core/43a_latent_sde.ipynb #99bbcb15
 class Elbo(NamedTuple):
     "The three terms of the evidence lower bound, each `[B]`: one number for each series."
 
@@ -62,7 +62,8 @@ class LatentSDE(nn.Module):
     def __init__(
         self,
         prior: nn.Module | Callable,  # drift of a state `[B, latent]`
-        posterior: nn.Module | Callable,  # drift of state and summary `[B, latent + context]`
+        # drift of state, summary and time to the next observation, `[B, latent + context + 1]`
+        posterior: nn.Module | Callable,
         diffusion: nn.Module | Callable,  # of a state `[B, latent]`, diagonal; shared by both
         # `encoder(t, y, mask)` gives summaries `[T, B, context]`; `None`: a `GRUEncoder`
         encoder: nn.Module | Callable | None = None,
@@ -176,7 +177,7 @@ class LatentSDE(nn.Module):
         ratio = log_std - self.start_log_std
         return 0.5 * (away.square() + (2 * ratio).exp() - 1 - 2 * ratio).sum(-1)
 
-# %% ../../nbs/core/43a_latent_sde.ipynb #214aa837
+# %% ../../nbs/core/43a_latent_sde.ipynb #8930d24a
 def _clock_rows(t, y):
     "Times as the steps' clock has them: numbers, or `[B, T]`."
     if t.dim() == 1:
@@ -205,10 +206,14 @@ class _Posterior(nn.Module):
     def h(self, t, z):
         return self.process.f(t, z)
 
-    def ahead(self, summary):  # of the next observation
+    def ahead(self, summary):  # of the next observation, and the time until then
         clock = current_depth()
         last = len(summary) - 1
         if isinstance(self.times, list):
-            return summary[min(bisect.bisect_right(self.times, clock), last)]
+            i = min(bisect.bisect_right(self.times, clock), last)
+            left = max(self.times[i] - clock, 0.0)
+            return nn.functional.pad(summary[i], (0, 1), value=left)
         at = torch.searchsorted(self.times, clock.contiguous(), right=True).clamp(max=last)
-        return summary.gather(0, at.T.unsqueeze(-1).expand(1, -1, summary.shape[-1]))[0]
+        left = (self.times.gather(1, at) - clock).clamp(min=0).nan_to_num(posinf=0.0)
+        found = summary.gather(0, at.T.unsqueeze(-1).expand(1, -1, summary.shape[-1]))[0]
+        return torch.cat([found, left], -1)
