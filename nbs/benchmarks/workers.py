@@ -653,10 +653,9 @@ class Diffrax:
         "The mean of paths of geometric Brownian motion, with one motion for each path."
         import diffrax
         import jax
-        import jax.numpy as jnp
 
         w, self.stages = self.w, None
-        self.p = {"volatility": arrays["volatility"], "growth": arrays["growth"]}
+        self.p = {name: arrays[name] for name in ("growth", "volatility")}
         dt = w.end / w.steps
         solver = diffrax.Euler() if w.method == "euler" else diffrax.ReversibleHeun()
 

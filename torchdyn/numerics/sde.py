@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sdeint']
 
-# %% ../../nbs/numerics/29d_sde.ipynb #ffc9d4ab
+# %% ../../nbs/numerics/29d_sde.ipynb #dab5dcc0
 import dataclasses
 import math
 from typing import Any
@@ -22,14 +22,14 @@ from .sde_fields import LogRatio, SDEField, sde_method, torchsde_parts
 from .sde_walks import ReversibleWalk, StepNoise, StepPlan, needs_tensors
 from .sde_walks import walk_by_adjoint, walk_on_tape
 
-# %% ../../nbs/numerics/29d_sde.ipynb #700ef4b8
+# %% ../../nbs/numerics/29d_sde.ipynb #0f9281c8
 @dataclasses.dataclass
 class SDEStats(Stats):
     "What a stochastic solve cost: `nfe` counts drifts."
 
     nfe_diffusion: int = 0  # evaluations of the diffusion
 
-# %% ../../nbs/numerics/29d_sde.ipynb #0acd5ed6
+# %% ../../nbs/numerics/29d_sde.ipynb #3d252ae7
 def sdeint(
     # has `f(t, x)`, `g(t, x)`, `noise_type` and `sde_type`; often an `nn.Module`
     sde: Any,
@@ -101,7 +101,7 @@ def sdeint(
     solution.log_ratio = ratio
     return solution
 
-# %% ../../nbs/numerics/29d_sde.ipynb #e363eff1
+# %% ../../nbs/numerics/29d_sde.ipynb #059e83d9
 _SENSITIVITIES = "autograd", "adjoint", "reversible"
 _OPTIONS = (
     "sde x t_span solver bm dt atol rtol adaptive sensitivity seed args log_ratio "
@@ -277,7 +277,7 @@ def _interval(start, end, size, seed, area, kind, dt=None):
         start, end, size, entropy=seed % 2**32, levy_area_approximation=area, dt=dt, **kind
     )
 
-# %% ../../nbs/numerics/29d_sde.ipynb #50d3d0a7
+# %% ../../nbs/numerics/29d_sde.ipynb #b5bbcc8f
 def _forward_span(t_span, field):
     t = as_span(t_span, samples=field.start.shape[0])
     if t.requires_grad:
