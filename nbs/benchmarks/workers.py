@@ -40,6 +40,10 @@ def median_time(run, budget=0.03):
 # --- torch ------------------------------------------------------------------------------------
 
 
+# field and trace, field and path, drift and noise have two counts; a search has no time
+FIELDS_OF_TWO = "flow", "equilibrium", "cde", "fill", "gbm"
+
+
 class TorchPeer:
     "What all peers that run on torch share: the fields, the task, the floor, the memory."
 
@@ -86,8 +90,8 @@ class TorchPeer:
 
     def floor(self):
         "CPU seconds of one bare call of the field amid the solution, without and with backward."
-        if self.counted is not self.f or self.w.field in ("flow", "equilibrium", "cde", "fill"):
-            return None, None  # field and trace, or field and path, have two; a search has no time
+        if self.counted is not self.f or self.w.field in FIELDS_OF_TWO:
+            return None, None
         x = self.middle.clone()
         with self.torch.no_grad():
             forward = median_time(lambda: self.f(self.t[0], x))
@@ -191,6 +195,17 @@ def torch_field(w, tensors):
             back, fast = k3 * b * c - k1 * a, k2 * b * b
             return torch.stack([back, -back - fast, fast], -1)
 
+    class GeometricBrownian(Field):
+        noise_type = "diagonal"
+        sde_type = "ito" if w.method == "euler" else "stratonovich"
+
+        def f(self, t, x):
+            self.nfe += 1
+            return self.growth * x
+
+        def g(self, t, x):
+            return self.volatility * x
+
     class Equilibrium(Field):
         def forward(self, z, x):
             self.nfe += 1
@@ -207,6 +222,7 @@ def torch_field(w, tensors):
         "cde": Driven,
         "fill": Field,
         "equilibrium": Equilibrium,
+        "gbm": GeometricBrownian,
         "mlp": MLP,
         "cnf": CNF,
         "flow": Flow,
@@ -250,6 +266,8 @@ def first_state(x, size):
 def loss(w, states):
     if w.field == "cde":
         return (states[-1] ** 2).mean()
+    if w.field == "gbm":
+        return states[-1]
     if w.field == "equilibrium":
         return states[-1].sin().sum()
     if w.field.startswith("flow"):
@@ -267,6 +285,8 @@ class Torchdyn(TorchPeer):
     def solver(self, options):
         from torchdyn import odeint
 
+        if self.w.field == "gbm":
+            return self.paths()
         if options.get("compile") and "compile" not in inspect.signature(odeint).parameters:
             raise Unavailable("odeint has no compile=")
         if self.w.field == "fill":
@@ -285,6 +305,15 @@ class Torchdyn(TorchPeer):
         if w.steps:
             tolerance["dt"] = w.end / w.steps
         return lambda: odeint(self.f, self.x, self.t, solver, **tolerance, **options).x
+
+    def paths(self):
+        "The mean of paths of geometric Brownian motion."
+        from torchdyn.numerics import sdeint
+
+        w = self.w
+        way = {"sensitivity": "reversible" if w.task == "reduced" else "autograd"}
+        dt = w.end / w.steps
+        return lambda: sdeint(self.f, self.x, self.t, w.method, dt=dt, **way).x[-1].mean(0)
 
     def equilibrium(self, **options):
         from torchdyn.core import EquilibriumLayer
@@ -380,6 +409,14 @@ class Reference(TorchPeer):
             # smooth between the knots
             knots = range(1, self.x.shape[1] - 1)
             return driven(self.f, self.x, w, sensitivity="checkpointed", t_stops=knots)
+        if self.w.field == "gbm":  # the mean is known, to which those of the paths are close
+            turn = 0.5 if self.w.method != "euler" else 0.0
+
+            def mean():
+                rate = self.f.growth + turn * self.f.volatility**2 + 0.0 * self.f.volatility
+                return (rate * self.w.end).exp().unsqueeze(0)
+
+            return mean
         if self.w.field == "equilibrium":
             from torchdyn.core import EquilibriumLayer
 
@@ -592,6 +629,25 @@ class Torchdeq(TorchPeer):
         return lambda: deq(lambda z: self.f(z, self.x), start)[0][-1].unsqueeze(0)
 
 
+class Torchsde(TorchPeer):
+    package = "torchsde"
+
+    def solver(self, options):
+        import torchsde
+
+        w, (start, end) = self.w, self.t.tolist()
+        dt = w.end / w.steps
+        solve = torchsde.sdeint_adjoint if w.task == "reduced" else torchsde.sdeint
+
+        def run():
+            motion = None
+            if options.get("hint"):
+                motion = torchsde.BrownianInterval(start, end, self.x.shape, dt=dt)
+            return solve(self.f, self.x, self.t, bm=motion, method=w.method, dt=dt)[-1].mean(0)
+
+        return run
+
+
 # --- jax --------------------------------------------------------------------------------------
 
 
@@ -615,6 +671,8 @@ class Diffrax:
         )
         if w.field in ("cde", "fill"):
             return self.prepare_path(diffrax, jax, jnp, arrays)
+        if w.field == "gbm":
+            return self.paths(arrays, bool(options.get("unsafe")))
         self.p, self.f = arrays, jax_field(w, jnp)
         adjoint = (
             diffrax.BacksolveAdjoint()
@@ -706,6 +764,46 @@ class Diffrax:
 
         self.x, self.stages = start, {"midpoint": 2, "rk4": 4, "dopri5": 6}[w.method]
         self.compiled = jax.jit(jax.grad(scalar, has_aux=True))
+
+    def paths(self, arrays, unsafe):
+        "The mean of paths of geometric Brownian motion, with one motion for each path."
+        import diffrax
+        import jax
+
+        w, self.stages = self.w, None
+        self.p = {name: arrays[name] for name in ("growth", "volatility")}
+        dt = w.end / w.steps
+        solver = diffrax.Euler() if w.method == "euler" else diffrax.ReversibleHeun()
+
+        def solve(p, x):
+            key = jax.random.PRNGKey(0)
+            shape = jax.ShapeDtypeStruct(x.shape[:1], x.dtype)
+            if unsafe:
+                motion = diffrax.UnsafeBrownianPath(shape, key)
+            else:
+                motion = diffrax.VirtualBrownianTree(0.0, w.end, dt / 2, shape, key)
+            drift = diffrax.ODETerm(lambda t, y, args: p["growth"] * y)
+            noise = diffrax.ControlTerm(
+                lambda t, y, args: lineax.DiagonalLinearOperator(p["volatility"] * y), motion
+            )
+            end = diffrax.diffeqsolve(
+                diffrax.MultiTerm(drift, noise),
+                solver,
+                0.0,
+                w.end,
+                dt,
+                x[:, 0],
+                max_steps=w.steps + 1,
+                adjoint=diffrax.DirectAdjoint() if unsafe else diffrax.RecursiveCheckpointAdjoint(),
+            ).ys
+            return end.mean(), (end.mean().reshape(1), 0)
+
+        import lineax
+
+        if self.gradient:
+            self.compiled = jax.jit(jax.grad(solve, has_aux=True))
+        else:
+            self.compiled = jax.jit(lambda p, x: solve(p, x)[1])
 
     def run(self):
         found = self.jax.block_until_ready(self.compiled(self.p, self.x))
@@ -846,6 +944,7 @@ PEERS = {
     "zuko": Zuko,
     "torchdeq": Torchdeq,
     "torchcde": Torchcde,
+    "torchsde": Torchsde,
 }
 
 

@@ -14,7 +14,7 @@ class Workload:
 
     name: str
     title: str
-    # 'mlp', 'vdp', 'cnf', 'flow', 'robertson', 'equilibrium', 'cde' or 'fill'
+    # 'mlp', 'vdp', 'cnf', 'flow', 'robertson', 'equilibrium', 'cde', 'fill' or 'gbm'
     field: str = "mlp"
     # 'forward', 'train' (gradients through the steps) or 'reduced' (gradients without their tape)
     task: str = "forward"
@@ -40,7 +40,8 @@ class Workload:
         # which have no time, or that of their data, and one state
         if self.field in ("equilibrium", "cde", "fill"):
             return np.zeros(1)
-        if self.field.startswith("flow"):  # whose output is one: the log-density of the data
+        # whose output is one: the log-density of the data, the mean of the paths
+        if self.field.startswith("flow") or self.field == "gbm":
             return np.array([0.0, self.end])
         return np.linspace(0, self.end, self.outputs)
 
@@ -68,6 +69,16 @@ def flow(size, batch):
     )
 
 
+PATHS = Workload(
+    "S1",
+    "1000 noisy steps, forward",
+    field="gbm",
+    widths=(1,),
+    batch=512,
+    outputs=1,
+    method="euler",
+    steps=1000,
+)
 FIXED = replace(MLP, method="rk4", outputs=101)
 LARGE = Workload(
     "W7a",
@@ -127,6 +138,15 @@ WORKLOADS = {
             outputs=1,
             tol=3e-8,
         ),
+        PATHS,
+        replace(PATHS, name="S2", title="1000 noisy steps, training step", task="train"),
+        replace(
+            PATHS,
+            name="S3",
+            title="1000 noisy steps, reduced memory",
+            task="reduced",
+            method="reversible_heun",
+        ),
     ]
 }
 # Controlled equations: series of so many samples and channels drive 32 states.
@@ -153,8 +173,18 @@ WORKLOADS |= {
 }
 TWO_THREADS = "W1a", "W2a", "W7a", "W7b", "W7c"  # repeated with two threads
 
-PEERS = "torchdyn", "torchdiffeq", "torchode", "torchdyn1", "diffrax", "scipy", "zuko", "torchdeq"
-PEERS += ("torchcde",)
+PEERS = (
+    "torchdyn",
+    "torchdiffeq",
+    "torchode",
+    "torchdyn1",
+    "diffrax",
+    "scipy",
+    "zuko",
+    "torchdeq",
+    "torchcde",
+    "torchsde",
+)
 BASE = "torchdiffeq"  # ratios are relative to it
 
 
@@ -175,6 +205,13 @@ def variants(w):
     """Who takes part: a list of (peer, label, options); options `None` with a reason in place of
     the label if a peer cannot."""
     one, none = [("", {})], lambda reason: [(reason, None)]
+    if w.field == "gbm":
+        rows = {
+            "torchdyn": one,
+            "torchsde": [("", {}), ("told the step", {"hint": True})],
+            "diffrax": [("tree", {})] + [("unsafe path", {"unsafe": True})] * (w.task == "forward"),
+        }
+        return [(peer, label, options) for peer, found in rows.items() for label, options in found]
     if w.field == "equilibrium":
         rows = {
             "torchdyn": [
@@ -216,7 +253,8 @@ def variants(w):
             "zuko": one,
         }
         return [(peer, label, options) for peer, found in rows.items() for label, options in found]
-    rows = {peer: one for peer in PEERS if peer not in ("zuko", "torchdeq", "torchcde")}
+    special = "zuko", "torchdeq", "torchcde", "torchsde"
+    rows = {peer: one for peer in PEERS if peer not in special}
     rows["torchdyn"] = one + [("compiled", {"compile": True})]
     rows["scipy"] = none("solves the stiff workload only")
     if w.task == "reduced":
@@ -287,6 +325,9 @@ def data(w, seed=0):
             arrays[f"w{i}"] = make.standard_normal((m, n)) / n**0.5
             arrays[f"b{i}"] = make.standard_normal(m) * 0.1
         return {name: v.astype(dtype) for name, v in arrays.items()}
+    if w.field == "gbm":
+        start = {"x": np.ones((w.batch, 1)), "growth": np.array(0.5), "volatility": np.array(0.5)}
+        return {name: v.astype(dtype) for name, v in start.items()}
     if w.field == "equilibrium":
         symmetric = make.standard_normal((w.widths[0], w.widths[0]))
         symmetric = symmetric + symmetric.T

@@ -21,7 +21,7 @@ __all__ = ['Solution', 'SolverError', 'Stats', 'Status', 'VectorField', 'context
            'fit_controller', 'RungeKutta33', 'RungeKutta44', 'SolverMix', 'SolverSwitch', 'odeint_symplectic', 'Event',
            'Stop', 'EventCallback', 'EventError', 'HybridSolution', 'odeint_event', 'odeint_hybrid', 'MSBackward',
            'MSForward', 'MSZero', 'MultipleShootingDiffeqSolver', 'ParallelImplicitEuler', 'Shooting', 'ShootingLoss',
-           'odeint_mshooting', 'shoot', 'shooting_loss', 'smoothed']
+           'odeint_mshooting', 'shoot', 'shooting_loss', 'smoothed', 'SDE_METHODS', 'WienerGrid', 'sdeint']
 
 # %% ../../nbs/rooms/91_numerics.ipynb #cfcc51a4
 from .fields import VectorField, context, current, current_control, current_depth
@@ -56,6 +56,8 @@ from .implicit_gradients import LINEAR_SOLVERS, LinearLog, RootError, implicit
 from .implicit_gradients import unrolled
 from .roots import ROOT_SOLVERS, Root, fixed_point, root_find
 from .rosenbrock import Rodas4, Rosenbrock23
+from .sde import sdeint
+from .sde_fields import SDE_METHODS
 from .sensitivity import SENSITIVITIES, Adjoint, Autograd, Checkpointed
 from .sensitivity import Sensitivity
 from .shooting import Shooting, shoot
@@ -74,6 +76,7 @@ from .systems import LotkaVolterra, Oscillator, Pendulum, Robertson, VanDerPol
 from .tableaus import Tableau, check_tableau, tableau
 from .time_ranges import Segment
 from .trainable import RungeKutta33, RungeKutta44, SolverMix, SolverSwitch
+from .wiener import WienerGrid
 
 # %% ../../nbs/rooms/91_numerics.ipynb #ff7caef1
 _all_ = [
@@ -216,4 +219,7 @@ _all_ = [
     "shoot",
     "shooting_loss",
     "smoothed",
+    "SDE_METHODS",
+    "WienerGrid",
+    "sdeint",
 ]
