@@ -9,10 +9,10 @@ __all__ = ['DEFunc', 'EquilibriumLayer', 'NeuralDE', 'NeuralODE', 'ODEProblem', 
            'OptimalTransport', 'StandardNormal', 'HutchPlusPlus', 'Hutchinson', 'divergence', 'mlp_divergence', 'Embed',
            'GNF', 'GradientFlow', 'HNN', 'LNN', 'SeparableHNN', 'Sum', 'BridgePath', 'FlowMatching', 'LinearPath',
            'Path', 'TrigPath', 'VPPath', 'ContinuousFlow', 'FlowDistribution', 'Diffusion', 'Graph', 'GraphConv',
-           'GraphODE', 'LatentODE', 'EnergyShaping', 'InputConvex', 'PortHamiltonian', 'StableNeuralFlow',
-           'ProbabilityFlow', 'Schedule', 'ScoreMatching', 'VESchedule', 'VPSchedule', 'HybridNeuralDE', 'KnotClock',
-           'ODERNN', 'Sequence', 'LearnedAnderson', 'SpectralNorm', 'VariationalDropout', 'correction_loss',
-           'fit_solver', 'jacobian_penalty', 'spectral_radius']
+           'GraphODE', 'EvidenceBounds', 'LatentODE', 'EnergyShaping', 'InputConvex', 'PortHamiltonian',
+           'StableNeuralFlow', 'ProbabilityFlow', 'Schedule', 'ScoreMatching', 'VESchedule', 'VPSchedule',
+           'HybridNeuralDE', 'KnotClock', 'ODERNN', 'Sequence', 'LearnedAnderson', 'SpectralNorm', 'VariationalDropout',
+           'correction_loss', 'fit_solver', 'jacobian_penalty', 'spectral_radius']
 
 # %% ../../nbs/rooms/93a_models.ipynb #456fb771
 from ..core.equilibrium import EquilibriumLayer
@@ -34,7 +34,7 @@ from .flow_matching import BridgePath, FlowMatching, LinearPath, Path, TrigPath
 from .flow_matching import VPPath
 from .flows import ContinuousFlow, FlowDistribution
 from .graph import Diffusion, Graph, GraphConv, GraphODE
-from .latent_ode import Elbo, LatentODE
+from .latent_ode import EvidenceBounds, LatentODE
 from .port_hamiltonian import EnergyShaping, InputConvex, PortHamiltonian
 from .port_hamiltonian import StableNeuralFlow
 from .probability_flow import ProbabilityFlow, Schedule, ScoreMatching, VESchedule
@@ -91,7 +91,7 @@ _all_ = [
     "Graph",
     "GraphConv",
     "GraphODE",
-    "Elbo",
+    "EvidenceBounds",
     "LatentODE",
     "EnergyShaping",
     "InputConvex",
