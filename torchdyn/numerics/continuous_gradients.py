@@ -16,7 +16,7 @@ from .outcomes import SolverError, Stats
 
 from .adjoint_states import evaluate_with_graph, pull_back
 from .dense import basis, interpolant
-from .discrete_gradients import FAR_OFF, for_each, forget
+from .discrete_gradients import FAR_OFF, for_each, forget, set_apart
 from .integrals import fractions_as_tensor, later_sums, patience_for
 from .quadrature import Quadrature
 from .quadrature import sized
@@ -272,7 +272,7 @@ class Continuous(torch.autograd.Function):
         ctx.trail = trail
         ctx.integrator = backward
         ctx.setting = CallerContext(x, problem.f, *problem.integrands)
-        states, sums = forget(problem, x, tensors, *([trail] if trail else []))
+        states, sums, ctx.entangled = forget(problem, x, tensors, *([trail] if trail else []))
         ctx.setting.settle()
         ctx.save_for_backward(states, *tensors)
         return states, *(sums.finish() if sums else ())
@@ -281,7 +281,10 @@ class Continuous(torch.autograd.Function):
     def backward(ctx, gradient, *integrals):
         states, *tensors = ctx.saved_tensors
         live = [v for v in tensors if v.requires_grad]  # some may have been frozen since
-        with ctx.setting.restored() as (f, *integrands), torch.no_grad():
+        with ctx.setting.restored() as functions, torch.no_grad():
+            if ctx.entangled:
+                functions, live = set_apart(functions, live)
+            f, *integrands = functions
             before = f.nfe
             problem = ctx.problem._replace(integrands=tuple(integrands))
             back = ctx.kind(f, problem, states, (), ctx.trail)
