@@ -18,6 +18,7 @@ from .conditions import Clocks, Event, jumped, lifted, to_numpy
 from .sensitivity import Sensitivity, WrappedSensitivity
 from .states import as_time
 from .time_gradients import TimeGradient
+from .time_ranges import step_rounding
 
 # %% ../../nbs/numerics/24d_jumps.ipynb #35d226a5
 class Stop(NamedTuple):
@@ -117,7 +118,8 @@ class _Walk:
         hit = np.isfinite(along.min(0)) & self.going
         stop = np.where(hit, self.forward * along.min(0), np.nan)
         room = 2 * np.spacing(np.fmax(abs(self.now), abs(np.where(hit, stop, self.last))))
-        end = np.where(hit, stop - self.forward * room, self.last)
+        short = room + step_rounding(self.x) * abs(stop - self.now)
+        end = np.where(hit, stop - self.forward * short, self.last)
         end = np.where(self.forward * (end - self.now) > 0, end, self.now)
         end = np.where(self.going, end, self.now)
         inside = (self.forward * (self.grid - self.now) > 0) & (
