@@ -12,10 +12,9 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from ..numerics.fields import current_depth
-
-from ..numerics.sde import sdeint
 from .neural_sde import SDEFunc
+from ..numerics.fields import current_depth
+from ..numerics.sde import sdeint
 
 # %% ../../nbs/core/43a_latent_sde.ipynb #2ab2c3ca
 class GRUEncoder(nn.Module):
@@ -27,19 +26,21 @@ class GRUEncoder(nn.Module):
         context: int,  # numbers in a summary
     ):
         super().__init__()
-        self.cell = nn.GRU(2 * features + 1, context)
+        self.cell = nn.GRU(2 * features + 1, context, batch_first=True)
 
     def forward(
         self,
-        t: Tensor,  # times `[T]`, or `[B, T]`, rows of which may end in NaN
-        y: Tensor,  # observations `[T, B, features]`, zero where not seen
-        mask: Tensor,  # of the same shape, 1 where seen
+        y: Tensor,  # observations `[B, T, features]`
+        t: Any,  # times `[T]`, or `[B, T]`, rows of which may end in NaN
+        mask: Tensor | None = None,  # what was seen, `[B, T]` or as `y`; `None`: all
     ) -> Tensor:
-        "The summary of each observation and all that follow, `[T, B, context]`."
-        times = t.reshape(1, -1).expand(y.shape[1], -1) if t.dim() == 1 else t
+        "The summary of each observation and all that follow, `[B, T, context]`."
+        shown = torch.ones_like(y) if mask is None else mask.to(y)
+        shown = (shown.unsqueeze(-1) if shown.dim() == 2 else shown).expand_as(y)
+        times = torch.as_tensor(t, device=y.device).expand(y.shape[:2])
         gaps = nn.functional.pad(times.diff(dim=1), (0, 1)).nan_to_num()
-        seen = torch.cat([y, mask, gaps.T.unsqueeze(-1).to(y)], -1)
-        return self.cell(seen.flip(0))[0].flip(0)
+        told = torch.cat([y.where(shown > 0, 0.0), shown, gaps.unsqueeze(-1).to(y)], -1)
+        return self.cell(told.flip(1))[0].flip(1)
 
 # %% ../../nbs/core/43a_latent_sde.ipynb #99bbcb15
 class Elbo(NamedTuple):
@@ -65,14 +66,15 @@ class LatentSDE(nn.Module):
         # drift of state, summary and time to the next observation, `[B, latent + context + 1]`
         posterior: nn.Module | Callable,
         diffusion: nn.Module | Callable,  # of a state `[B, latent]`, diagonal; shared by both
-        # `encoder(t, y, mask)` gives summaries `[T, B, context]`; `None`: a `GRUEncoder`
+        # `encoder(y, t, mask)` gives summaries `[B, T, context]`, or has them as `.after`; `None`:
+        # a `GRUEncoder`
         encoder: nn.Module | Callable | None = None,
         # mean of an observation, `[..., features]` of a state `[..., latent]`; `None`: linear
         decoder: nn.Module | Callable | None = None,
         *,
         latent: int,  # dimension of the hidden state
         features: int,  # values in an observation
-        context: int = 16,  # numbers in a summary
+        context: int = 16,  # numbers in a summary, whoever makes it
         noise: float = 0.1,  # standard deviation of observations at first; it is learned
         sde_type: str = "ito",  # how the equations are read
         **options,  # of `sdeint`: `solver=`, `dt=`, `sensitivity=`, ...
@@ -96,25 +98,26 @@ class LatentSDE(nn.Module):
     def elbo(
         self,
         t: Any,  # times `[T]`, or of each series its own, `[B, T]`, rows padded with NaN
-        y: Tensor,  # observations `[T, B, features]`
-        # where observations were made, `[T, B]` or `[T, B, features]`; `None`: where `y` is no NaN
+        y: Tensor,  # observations `[B, T, features]`
+        # where observations were made, `[B, T]` or `[B, T, features]`; never where `y` is NaN
         mask: Tensor | None = None,
         seed: int | None = None,  # of the path; `None`: drawn
     ) -> Elbo:
-        "The terms of the evidence lower bound on one path for each series."
+        """The terms of the evidence lower bound on one path for each series. Raises `ValueError`
+        for shapes that do not fit."""
         t = torch.as_tensor(t)
         y, seen = self._observed(t, y, mask)
         mean, log_std, solution = self._path(t, y, seen, seed)
-        z = solution.x
+        z = solution.x.movedim(0, 1)
+        log_ratio = solution.log_ratio.T
         if t.dim() == 2:  # a series that has ended
-            z = z.where(~t.isnan().T.unsqueeze(-1).to(y.device), 0.0)
-        off = (y - self.decoder(z)) * (-self.log_noise).exp()
+            going = ~t.isnan().to(y.device)
+            z = z.where(going.unsqueeze(-1), 0.0)
+            log_ratio = log_ratio.where(going[:, 1:], 0.0)
+        off = (y - self._decoded(z)) * (-self.log_noise).exp()
         each = -0.5 * off.square() - self.log_noise - 0.5 * math.log(2 * math.pi)
-        log_likelihood = (seen * each.where(seen > 0, 0.0)).sum((0, 2))
-        log_ratio = solution.log_ratio
-        if t.dim() == 2:
-            log_ratio = log_ratio.where(~t[:, 1:].isnan().T.to(y.device), 0.0)
-        return Elbo(log_likelihood, log_ratio.sum(0), self._kl_start(mean, log_std))
+        log_likelihood = each.where(seen, 0.0).sum((1, 2))
+        return Elbo(log_likelihood, log_ratio.sum(1), self._kl_start(mean, log_std))
 
     def posterior(
         self,
@@ -123,47 +126,78 @@ class LatentSDE(nn.Module):
         n: int = 1,  # paths for each series
         mask: Tensor | None = None,
         seed: int | None = None,
-    ) -> Tensor:  # `[n, T, B, features]`
+    ) -> Tensor:  # `[n, B, T, features]`, NaN where a series has ended
         "What was seen, drawn again: means of observations along paths that know the data."
         t = torch.as_tensor(t)
         y, seen = self._observed(t, y, mask)
-        many = [v.repeat(1, n, 1) for v in (y, seen)]
-        spans = t if t.dim() == 1 else t.repeat(n, 1)
-        _, _, solution = self._path(spans, *many, seed)
-        paths = self.decoder(solution.x)
-        return paths.unflatten(1, (n, -1)).movedim(1, 0)
+        _, _, solution = self._path(t, y, seen, seed, n)
+        return self._decoded(solution.x.movedim(0, 1)).unflatten(0, (n, -1))
 
     def sample(
         self,
         n: int,  # series
-        t: Any,  # times `[T]`
+        t: Any,  # times `[T]`, or `[n, T]`
         seed: int | None = None,
-    ) -> Tensor:  # `[T, n, features]`
+    ) -> Tensor:  # `[n, T, features]`
         "New series from the prior: means of observations."
         z = self.start_mean + self.start_log_std.exp() * self._draw((n, self.latent), seed)
-        return self.decoder(sdeint(self.process, z, t, seed=seed, **self.options).x)
+        paths = sdeint(self.process, z, t, seed=seed, **self.options).x
+        return self._decoded(paths.movedim(0, 1))
 
     def _observed(self, t, y, mask):
-        if y.dim() != 3 or y.shape[0] != t.shape[-1] or y.shape[2] != self.features:
+        if y.dim() != 3 or y.shape[2] != self.features:
             raise ValueError(
-                f"observations are [T, B, features] = [{t.shape[-1]}, B, {self.features}]; got "
-                f"{list(y.shape)}"
+                f"observations are [B, T, features] = [B, T, {self.features}]; got shape "
+                f"{list(y.shape)}: y[..., None] gives a channel, y[None] a batch of one"
             )
-        seen = y.isfinite()
+        if t.shape not in (y.shape[:2], y.shape[1:2]):
+            raise ValueError(
+                f"observations are [B, T, features], here {list(y.shape)}, and times [T] or [B, T]"
+                f", so {list(y.shape[1:2])} or {list(y.shape[:2])}; got {list(t.shape)}"
+            )
+        seen = ~y.isnan()
         if mask is not None:
-            mask = mask if mask.dim() == 3 else mask.unsqueeze(-1)
-            seen = seen & mask.bool().expand(y.shape)
+            mask = torch.as_tensor(mask, device=y.device).bool()
+            if mask.shape not in (y.shape, y.shape[:2]):
+                raise ValueError(
+                    f"a mask is [B, T], or shaped as the data: {list(y.shape[:2])} or "
+                    f"{list(y.shape)}; got {list(mask.shape)}"
+                )
+            seen = seen & (mask if mask.dim() == 3 else mask.unsqueeze(-1))
         if t.dim() == 2:
-            seen = seen & ~t.isnan().T.unsqueeze(-1).to(y.device)
-        return y.where(seen, 0.0), seen.to(y.dtype)
+            seen = seen & ~t.isnan().unsqueeze(-1).to(y.device)
+        return y.where(seen, 0.0), seen
 
-    def _path(self, t, y, seen, seed):
-        summary = self.encoder(t.to(y.device), y, seen)
-        mean, log_std = self.start(summary[0]).chunk(2, -1)
+    def _summary(self, t, y, seen):
+        found = self.encoder(y, t.to(y.device), seen)
+        found = getattr(found, "after", found)
+        wanted = [*y.shape[:2], self.start.in_features]
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if got != wanted:
+            raise ValueError(
+                "an encoder gives a summary for each observation, [B, T, context] = "
+                f"{wanted}; this one gives {got}: see its output, or context="
+            )
+        return found
+
+    def _path(self, t, y, seen, seed, n=1):
+        summary = self._summary(t, y, seen).repeat(n, 1, 1)
+        t = t if t.dim() == 1 else t.repeat(n, 1)
+        mean, log_std = self.start(summary[:, 0]).chunk(2, -1)
         z = mean + log_std.exp() * self._draw(mean.shape, seed)
         watched = _Posterior(self.process, self.posterior_drift, _clock_rows(t, y))
         solution = sdeint(watched, z, t, seed=seed, args=summary, log_ratio=True, **self.options)
         return mean, log_std, solution
+
+    def _decoded(self, z):
+        found = self.decoder(z)
+        wanted = [*z.shape[:2], self.features]
+        if list(found.shape) != wanted:
+            raise ValueError(
+                f"a decoder gives means of observations, [B, T, features] = {wanted}, of states "
+                f"{list(z.shape)}; this one gives {list(found.shape)}"
+            )
+        return found
 
     def _draw(self, shape, seed):
         like = self.start_mean
@@ -208,12 +242,12 @@ class _Posterior(nn.Module):
 
     def ahead(self, summary):  # of the next observation, and the time until then
         clock = current_depth()
-        last = len(summary) - 1
+        last = summary.shape[1] - 1
         if isinstance(self.times, list):
             i = min(bisect.bisect_right(self.times, clock), last)
             left = max(self.times[i] - clock, 0.0)
-            return nn.functional.pad(summary[i], (0, 1), value=left)
+            return nn.functional.pad(summary[:, i], (0, 1), value=left)
         at = torch.searchsorted(self.times, clock.contiguous(), right=True).clamp(max=last)
         left = (self.times.gather(1, at) - clock).clamp(min=0).nan_to_num(posinf=0.0)
-        found = summary.gather(0, at.T.unsqueeze(-1).expand(1, -1, summary.shape[-1]))[0]
+        found = summary.take_along_dim(at.unsqueeze(-1), 1).squeeze(1)
         return torch.cat([found, left], -1)

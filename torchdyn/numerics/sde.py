@@ -8,19 +8,19 @@ __all__ = ['sdeint']
 # %% ../../nbs/numerics/29f_sde.ipynb #dab5dcc0
 import dataclasses
 import math
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
-from .outcomes import Solution, SolverError, Stats, Status
-
 from .arguments import as_span
-from .refusals import unknown_options
+from .outcomes import Solution, SolverError, Stats, Status
+from .refusals import unknown_options, user_level
 from .replay import refuse_undeclared
-from .wiener import WienerGrid
 from .sde_fields import LogRatio, SDEField, sde_method, torchsde_parts
 from .sde_walks import ReversibleWalk, StepNoise, StepPlan, needs_tensors
 from .sde_walks import walk_by_adjoint, walk_on_tape
+from .wiener import WienerGrid
 
 # %% ../../nbs/numerics/29f_sde.ipynb #0f9281c8
 @dataclasses.dataclass
@@ -42,8 +42,9 @@ def sdeint(
     *,
     # longest step, or first step if adaptive; `None`: a hundredth of the interval
     dt: float | None = None,
-    atol: float | None = None,  # absolute tolerance of adaptive steps; `None`: 1e-4
-    rtol: float | None = None,  # relative tolerance of adaptive steps; `None`: 1e-4
+    # absolute tolerance of adaptive steps; `None`: 1e-4; fixed steps warn that it is idle
+    atol: float | None = None,
+    rtol: float | None = None,  # relative tolerance, likewise
     adaptive: bool = False,  # choose steps by their error, one step for all samples
     sensitivity: str = "autograd",  # how gradients are found: also 'adjoint', 'reversible'
     seed: int | None = None,  # of the noise; `None`: drawn from PyTorch's global generator
@@ -72,7 +73,12 @@ def sdeint(
             f"sde_type 'stratonovich'; got solver={solver!r}"
         )
     t_eval = _forward_span(t_span, field)
-    _check_steps(t_eval, dt, adaptive, atol, rtol)
+    _check_steps(t_eval, dt, adaptive)
+    if not adaptive and (atol, rtol) != (None, None):
+        warnings.warn(
+            f"{solver} takes fixed steps without adaptive=True: atol and rtol have no effect",
+            stacklevel=user_level(),
+        )
     tensors = field.tensors(tuple(optimizable_params))
     noises, attached = _channels(field, t_eval, tensors, sensitivity)
     _check_motion(bm, field, noises, t_eval)
@@ -293,11 +299,10 @@ def _forward_span(t_span, field):
     return t
 
 
-def _check_steps(t, dt, adaptive, atol, rtol):
+def _check_steps(t, dt, adaptive):
     if dt is not None and not (math.isfinite(dt) and dt > 0):
         raise ValueError(f"dt is the length of a step, more than zero; got {dt}")
-    if not adaptive and (atol, rtol) != (None, None):
-        raise ValueError("atol and rtol have no effect on fixed steps: give adaptive=True or dt=")
+
     if adaptive and t.dim() == 2:
         raise ValueError(
             "adaptive steps are one for all samples: t_span must be [T]; got shape "
