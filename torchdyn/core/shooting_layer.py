@@ -62,7 +62,14 @@ class MultipleShootingProblem(nn.Module):
         self.fine_steps = fine_steps
         self.options = options
 
-    def solve(self, x: Any, t_span: Any, B0: Any = None, args: Any = None) -> Shooting:
+    def solve(
+        self,
+        x: Any,  # initial state, samples along the leading dimension
+        t_span: Any,  # times `[T]`, where pieces meet
+        B0: Any = None,  # first guess, `[T, B, ...]`
+        args: Any = None,  # handed to the field, as by `shoot`
+        maxiter: int | None = None,  # corrections; `None`: as the problem says
+    ) -> Shooting:
         "Solves with the remembered options."
         return self.solver.solve(
             self.vf.field(args),
@@ -70,7 +77,7 @@ class MultipleShootingProblem(nn.Module):
             t_span,
             B0,
             self.fine_steps,
-            self.maxiter,
+            self.maxiter if maxiter is None else maxiter,
             sensitivity=self.sensitivity,
             **self.options,
         )
@@ -83,7 +90,7 @@ class MultipleShootingProblem(nn.Module):
         x: Any,  # initial state, samples along the leading dimension
         t_span: Any,  # times `[T]`, where pieces meet
         B0: Any = None,  # first guess, `[T, B, ...]`
-        args: Any = None,
+        args: Any = None,  # handed to the field, as by `shoot`
     ) -> Shooting:
         return self.solve(x, t_span, B0, args)
 
@@ -136,7 +143,7 @@ class MultipleShootingLayer(MultipleShootingProblem):
         x: Any,  # initial state, samples along the leading dimension
         t_span: Any = None,  # times `[T]`; `None`: those of the layer, and only the last state
         key: Any = None,  # names of the samples, `[B]`; `None`: nothing is remembered
-        args: Any = None,
+        args: Any = None,  # handed to the field, as by `shoot`
     ):
         at_end = t_span is None
         t_span = self.t_span if at_end else t_span
@@ -149,15 +156,10 @@ class MultipleShootingLayer(MultipleShootingProblem):
         return tree_map(lambda v: v[-1], solution.x) if at_end else solution
 
     def _solve(self, x, t_span, start, args):
-        if self.maxiter is not None:
-            solution = self.solve(x, t_span, start, args)
-        else:
+        most = self.maxiter
+        if most is None:
             most = 100 if self.solver.method == "implicit_euler" else len(t_span) - 1
-            self.maxiter = most
-            try:
-                solution = self.solve(x, t_span, start, args)
-            finally:
-                self.maxiter = None
+        solution = self.solve(x, t_span, start, args, most)
         open_ends = solution.status == Status.NOT_CONVERGED
         if self.throw and open_ends.any():
             worst = int(solution.log.residual.argmax())
