@@ -16,7 +16,7 @@ from torch import Tensor
 from .arguments import as_span
 from .outcomes import Solution, SolverError, Stats, Status
 from .refusals import unknown_options, user_level
-from .replay import refuse_undeclared
+from .replay import entangled, refuse_undeclared
 from .sde_fields import LogRatio, SDEField, sde_method, torchsde_parts
 from .sde_walks import ReversibleWalk, StepNoise, StepPlan, needs_tensors
 from .sde_walks import walk_by_adjoint, walk_on_tape
@@ -322,6 +322,12 @@ def _channels(field, t, tensors, sensitivity):
     if looks:
         for v in (f, g):
             refuse_undeclared(v, (*tensors, y))
+            if sensitivity == "adjoint" and v.requires_grad and entangled(v, tensors):
+                raise ValueError(
+                    "torchsde's adjoint cannot tell tensors apart of which one is made of the "
+                    "other: hand one of them over and make the other in the equation, or take "
+                    "sensitivity='autograd' or 'reversible'"
+                )
     field.nfe = field.nfe_diffusion = 0
     noises = g.shape[-1]
     if field.noise_type == "scalar" and noises != 1:

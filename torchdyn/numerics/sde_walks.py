@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from .replay import FIRST_ONLY, CallerContext, once_differentiable
+from .discrete_gradients import set_apart
+from .replay import FIRST_ONLY, CallerContext, entangled, once_differentiable
 
 from .states import axpy
 from .wiener import WienerGrid
@@ -263,6 +264,9 @@ class ReversibleWalk(torch.autograd.Function):
         before = getattr(sde, "field", sde).nfe
         with ctx.setting.restored() as functions:
             again = _Again(sde.with_functions(functions), tensors)
+            if again.entangled(plan.times[-1], pairs[-1]):
+                functions, leaves = set_apart(functions, tensors)
+                again = _Again(sde.with_functions(functions), leaves)
             start, *found = _walk_back(again, plan, noise, states, pairs, gradient)
         stats.nfe_backward += again.calls
         getattr(sde, "field", sde).nfe = before + again.calls
@@ -292,6 +296,13 @@ class _Again:
             self.z = z.detach().requires_grad_()
             self.pair = self.sde.f_and_g(t, self.z)
         return [v.detach() for v in self.pair]
+
+    def entangled(self, t, z):
+        "Whether drift and diffusion use tensors that are made of each other."
+        if all(v.grad_fn is None for v in self.tensors):
+            return False
+        self.at(t, z)
+        return any(v.requires_grad and entangled(v, self.tensors) for v in self.pair)
 
     def pulled(self, a_f, a_g):
         "The gradient to `z`; those to the tensors are added up."

@@ -30,7 +30,8 @@ def smoothed(
             f"a series has one row for each time; got times {list(t.shape)}, y {list(y.shape)}"
         )
     mask = y.isfinite() if mask is None else mask.bool() & y.isfinite()
-    at = t if at is None else at
+    t = t.to(y.device)
+    at = t if at is None else at.to(y.device)
     if width is None:
         width = 2 * t.diff().abs().median()
     away = (t - at.unsqueeze(1)) / width  # [S, T]
