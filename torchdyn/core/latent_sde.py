@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from .neural_sde import SDEFunc
 from ..numerics.fields import current_depth
+from ..numerics.noise import draw
 from ..numerics.sde import sdeint
 
 # %% ../../nbs/core/43a_latent_sde.ipynb #2ab2c3ca
@@ -201,10 +202,8 @@ class LatentSDE(nn.Module):
 
     def _draw(self, shape, seed):
         like = self.start_mean
-        generator = None
-        if seed is not None:
-            generator = torch.Generator(like.device).manual_seed(seed)
-        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return draw(shape, like, generator).to(like.device)
 
     def _kl_start(self, mean, log_std):
         away = (mean - self.start_mean) * (-self.start_log_std).exp()

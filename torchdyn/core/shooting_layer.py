@@ -82,9 +82,6 @@ class MultipleShootingProblem(nn.Module):
             **self.options,
         )
 
-    def odeint(self, x: Any, t_span: Any, B0: Any = None, args: Any = None) -> Shooting:
-        return self.solve(x, t_span, B0, args)
-
     def forward(
         self,
         x: Any,  # initial state, samples along the leading dimension
@@ -93,6 +90,8 @@ class MultipleShootingProblem(nn.Module):
         args: Any = None,  # handed to the field, as by `shoot`
     ) -> Shooting:
         return self.solve(x, t_span, B0, args)
+
+    odeint = forward
 
     def extra_repr(self):
         how = self.sensitivity

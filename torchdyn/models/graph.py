@@ -77,7 +77,8 @@ class _Product(torch.autograd.Function):
 
 
 def _product(values, x, pattern):  # `[E]` and `[N, F]`
-    sparse = x.device.type in ("cpu", "cuda")  # elsewhere there are no such matrices
+    # elsewhere, and in half precision, there are no such matrices
+    sparse = x.device.type in ("cpu", "cuda") and x.dtype.itemsize >= 4
     if not sparse or is_compiling() or under_transform():  # and these know nothing of them
         terms = values[:, None] * x[pattern.columns]
         return torch.zeros_like(x).index_add(0, pattern.rows, terms)

@@ -270,8 +270,9 @@ def forget(problem, x, tensors, *observers):
         start = problem.times[0]
         if problem.integrator.per_sample:
             start = start.reshape(-1, *[1] * (x.dim() - 1))
+        leaves = OwnLeaves(tensors)
         for v in functions:
-            OwnLeaves(tensors).check(v, start, x)
+            leaves.check(v, start, x)
     return states, sums, entangled
 
 # %% ../../nbs/numerics/13_discrete_gradients.ipynb #bc420e91

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from .fields import VectorField
 from .hypersolvers import Hyper, residual
+from .observers import tqdm_bar
 from .odeint import odeint
 from .outcomes import lookup
 from .steppers import as_stepper, fixed_steps
@@ -200,7 +201,8 @@ class HypersolverFit:
         kept = None
         best = 0
         waited = 0
-        for i in _counted(self.iterations, self.progress):
+        counted = range(self.iterations)
+        for i in tqdm_bar(counted, desc="hypersolver") if self.progress else counted:
             loss = self._loss(data, path, t_span)
             grads = torch.autograd.grad(loss, free, allow_unused=True)
             losses.append(loss.item())
@@ -324,13 +326,3 @@ def _steps_of(path, t_span):
 
 def _place(fit):
     return "cpu" if fit.generator is None else fit.generator.device
-
-
-def _counted(iterations, progress):
-    if not progress:
-        return range(iterations)
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as e:
-        raise ImportError("progress=True draws its bar with tqdm: pip install tqdm") from e
-    return tqdm(range(iterations), desc="hypersolver")

@@ -131,12 +131,13 @@ def entangled(
     known: tuple,  # what was declared
 ) -> bool:
     "Whether a slope uses a tensor with a history in which another of those declared takes part."
-    nodes = _nodes_of(known)
-    if len(nodes) < 2:
+    if all(v.grad_fn is None for v in known):
         return False
+    nodes = _nodes_of(known)
     used, _ = _met([dx.grad_fn], nodes)
     before = [parent for node in used for parent, _ in node.next_functions]
-    return bool(before) and bool(_met(before, nodes)[0])
+    met, _ = _met(before, nodes)
+    return bool(met)
 
 
 class OwnLeaves:

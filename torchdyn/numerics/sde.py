@@ -7,6 +7,7 @@ __all__ = ['sdeint']
 
 # %% ../../nbs/numerics/29f_sde.ipynb #dab5dcc0
 import dataclasses
+import inspect
 import math
 import warnings
 from typing import Any
@@ -109,10 +110,7 @@ def sdeint(
 
 # %% ../../nbs/numerics/29f_sde.ipynb #059e83d9
 _SENSITIVITIES = "autograd", "adjoint", "reversible"
-_OPTIONS = (
-    "sde x t_span solver bm dt atol rtol adaptive sensitivity seed args log_ratio "
-    "optimizable_params throw"
-).split()
+_OPTIONS = tuple(inspect.signature(sdeint).parameters)[:-1]
 
 
 class _Run:

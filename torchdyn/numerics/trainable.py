@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from .hypersolvers import refuse_more_than_a_slope
 from .steppers import RungeKutta, as_stepper
 from .steps import Step, Stepper
 from .tableaus import Tableau
@@ -124,11 +125,7 @@ class SolverMix(Stepper):
         super().__init__()
         self.steppers = nn.ModuleList(map(as_stepper, steppers))
         for s in self.steppers:
-            if not s.explicit or s.linearly_implicit or s.reversible:
-                raise ValueError(
-                    "SolverMix takes explicit steppers that remember no more than a slope; got "
-                    f"{type(s).__name__}"
-                )
+            refuse_more_than_a_slope(s, "SolverMix")
         shares = _as_weights(weights, len(self.steppers))
         logits = torch.tensor(shares, dtype=torch.float64).log()
         self.order = min(s.order for s in self.steppers)
