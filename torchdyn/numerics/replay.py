@@ -167,7 +167,10 @@ class OwnLeaves:
     def check(self, f: Callable, t: float | Tensor, x: Tensor):
         "Raises `ValueError` where a function gets at the tensors themselves."
         with torch.enable_grad():
-            value = self.inside(f)(t, x.detach())
+            self.refuse_others(self.inside(f)(t, x.detach()))
+
+    def refuse_others(self, value: Tensor):
+        "The same for what a function has given."
         if value.requires_grad and _met([value.grad_fn], self.nodes)[0]:
             raise ValueError(
                 "the vector field uses tensors of which one is made of the other, and not all of "

@@ -8,7 +8,7 @@ __all__ = ['TimeGradient', 'EndGradient']
 # %% ../../nbs/numerics/14b_time_gradients.ipynb #202ec6ac
 import torch
 
-from .replay import CallerContext, refuse_undeclared
+from .replay import CallerContext, OwnLeaves, entangled, refuse_undeclared
 
 # %% ../../nbs/numerics/14b_time_gradients.ipynb #1a72e57b
 class TimeGradient(torch.autograd.Function):
@@ -32,7 +32,7 @@ class TimeGradient(torch.autograd.Function):
         looked = _looked(gradient)
         times = t.nan_to_num()
 
-        def along(states):
+        def along(f, states):
             if not wanted.all():
                 states = states.nan_to_num()
             nothing = torch.zeros_like(states[0])
@@ -43,11 +43,11 @@ class TimeGradient(torch.autograd.Function):
 
         with ctx.setting.restored() as (f,):
             with torch.enable_grad():
-                slopes = along(states)
+                slopes = along(f, states)
             if not torch.is_grad_enabled():
                 slopes = slopes.detach()
             moved, *more = _time_shift_gradients(
-                ctx.sign, t, slopes, along, gradient, states, tensors
+                ctx.sign, t, slopes, f, along, gradient, states, tensors
             )
         speed = ctx.sign * (gradient.conj() * slopes).real.reshape(*t.shape, -1).sum(-1)
         return None, None, speed.to(t), gradient if moved is None else gradient + moved, *more
@@ -64,7 +64,7 @@ def _looked(gradient):
     return [True] * len(gradient)
 
 
-def _time_shift_gradients(sign, t, value, along, gradient, states, tensors):
+def _time_shift_gradients(sign, t, value, f, along, gradient, states, tensors):
     """How the gradients of `states` and `tensors` move with the time, for those who differentiate
     again: zeros that know their derivative."""
     if not (torch.is_grad_enabled() and value.requires_grad):
@@ -80,8 +80,13 @@ def _time_shift_gradients(sign, t, value, along, gradient, states, tensors):
         else None
     )
     # which does not depend on the tensors
-    value = along(leaf := states.detach().requires_grad_())
+    value = along(f, leaf := states.detach().requires_grad_())
     refuse_undeclared(value, (leaf, t, *tensors))
+    if entangled(value, tensors):
+        leaves = OwnLeaves(tensors)
+        value = along(leaves.inside(f), leaf)
+        leaves.refuse_others(value)
+        tensors = [leaves(v) for v in tensors]
     return (
         [moved]
         if not tensors
@@ -116,7 +121,7 @@ class EndGradient(torch.autograd.Function):
             if not torch.is_grad_enabled():
                 value = value.detach()
             moved, *more = _time_shift_gradients(
-                ctx.sign, t, value, lambda x: _slope(g, t, x), gradient, x, tensors
+                ctx.sign, t, value, g, lambda g, x: _slope(g, t, x), gradient, x, tensors
             )
         return (
             None,
