@@ -25,7 +25,7 @@ from ..core.neuralde import DEFunc, NeuralDE, NeuralODE, ODEProblem
 from .cde import CDEState, NeuralCDE
 from .cnf import CNF, autograd_trace, hutch_trace
 from .controls import Control, control, fill_forward, fill_linear
-from .controls import log_signature, next_piece
+from .controls import next_piece
 from .couplings import Coupling, Independent, OptimalTransport
 from .distributions import StandardNormal
 from .divergence import HutchPlusPlus, Hutchinson, divergence, mlp_divergence
@@ -35,6 +35,7 @@ from .flow_matching import VPPath
 from .flows import ContinuousFlow, FlowDistribution
 from .graph import Diffusion, Graph, GraphConv, GraphODE
 from .latent_ode import EvidenceBounds, LatentODE
+from .log_signatures import log_signature
 from .port_hamiltonian import EnergyShaping, InputConvex, PortHamiltonian
 from .port_hamiltonian import StableNeuralFlow
 from .probability_flow import ProbabilityFlow, Schedule, ScoreMatching, VESchedule
