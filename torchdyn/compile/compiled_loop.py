@@ -19,7 +19,7 @@ from .compiled_points import Points, SamplePoints, columns_of
 from .compiled_steps import as_graph_leaf, as_tensors, size_class, solve_setting
 from .compiled_steps import open_batch
 from .graph_loop import Loop
-from .lower import SafeField, is_stock_runge_kutta
+from .step_graph import SafeField, is_stock_runge_kutta
 from .programs import stepper_key
 from ..numerics.clocks import Clock, Way, clock_resolution, turn
 from ..numerics.control import initial_step

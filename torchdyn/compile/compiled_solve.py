@@ -20,7 +20,8 @@ from .compiled_loop import FRESH, adaptive_loop, is_packed, loopable
 from .compiled_loop import run_until_done, simple
 from .compiled_steps import CompiledStepper, KnownRatio, size_class, solve_setting
 from .graph_loop import carried, mode
-from .lower import SafeField, size_hint
+from .formulas import size_hint
+from .step_graph import SafeField
 from ..numerics.clocks import step_size_for
 from .programs import reason, record_of, stepper_key
 from ..numerics.sensitivity import Sensitivity, WrappedSensitivity, as_sensitivity
@@ -107,6 +108,9 @@ _STEP_PARTS = (
     "torch._inductor.config:cpp_wrapper",
     "torch._inductor.config:post_grad_custom_post_pass",
     "torch._inductor.custom_graph_pass:CustomGraphPass",
+    "torch._inductor.lowering:make_pointwise",
+    "torch._inductor.lowering:register_lowering",
+    "torch._inductor.virtualized:ops",
     "torch._C._functorch:peek_interpreter_stack",
     "torch.fx.experimental.proxy_tensor:make_fx",
     "torch.fx:Graph.find_nodes",

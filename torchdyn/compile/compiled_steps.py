@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..numerics.fields import VectorField
 from ..numerics.steps import Step, WrappedStepper
 
-from .lower import compiled_step, lower
+from .lower import lower
+from .step_graph import compiled_step
 from .programs import stepper_key
 from ..numerics.replay import Detached
 

@@ -11,21 +11,38 @@ import itertools
 import torch
 from torch import Tensor
 
-from .lower import lower, mutates, requires_grad, size_hint
+from .formulas import size_hint
+from .lower import lower, mutates, requires_grad
 from ..numerics.replay import once_differentiable
 
 # %% ../../nbs/compile/31_graph_loop.ipynb #f4035cc4
 def _while(cond, body, carry, others, written=()):
-    "A `while_loop` whose body may write to the tensors in `written`."
+    """A `while_loop` whose body may write to the tensors in `written`. PyTorch keeps the programs
+    of loops that write to one, for other processes, and of no others: so all do."""
+    if not written:
+        written = [torch.zeros(1, device=carry[0].device)]
+        body = _marking(body)
     start = len(carry) + len(others)
-    indices = (
-        {"mutated_arg_indices": ",".join(map(str, range(start, start + len(written))))}
-        if written
-        else {}
-    )
+    places = range(start, start + len(written))
     return torch.ops.higher_order.while_loop(
-        cond, body, tuple(carry), (*others, *written), **indices
+        cond,
+        body,
+        tuple(carry),
+        (*others, *written),
+        mutated_arg_indices=",".join(map(str, places)),
     )
+
+
+def _marking(body):
+    "The same body, which also writes to a tensor, its last."
+
+    def marked(*v):
+        *v, mark = v
+        new = body(*v)
+        mark.fill_(1.0)
+        return new
+
+    return marked
 
 # %% ../../nbs/compile/31_graph_loop.ipynb #bd480b6d
 def mode(values):
@@ -43,6 +60,15 @@ def _traced(function, inputs, grad=False):
     for n in gm.graph.find_nodes(op="placeholder"):
         n.meta.pop("val", None)
     return gm
+
+
+def _part(gm, outputs):
+    "As much of a graph as these outputs need, with the same inputs."
+    graph = torch.fx.Graph()
+    made = graph.graph_copy(gm.graph, {})
+    graph.output([made[i] for i in outputs])
+    graph.eliminate_dead_code()
+    return torch.fx.GraphModule(gm, graph)
 
 # %% ../../nbs/compile/31_graph_loop.ipynb #520d1f1e
 def _split(values, *sizes):
@@ -110,7 +136,10 @@ class Loop:
             numbers = max(512, numbers)
         self.room = max(4, min(32, _ROOMY // numbers), _ROOM // numbers)
         # in PyTorch's own operations, chosen for parameters that want gradients
-        self.step = _traced(gm, given, torch.is_grad_enabled())
+        step = _traced(gm, given, torch.is_grad_enabled())
+        m, end = self.m, 2 * self.m + len(self.kept)
+        self.begin = _part(step, range(m, 2 * m))
+        self.advance = _part(step, [*range(m), *range(2 * m, end)])
         self.forward = self.lower(self.there, given, turn=True)
         self.wanted = (
             [i for i in self.others if requires_grad(given[i])] if torch.is_grad_enabled() else []
@@ -161,7 +190,7 @@ class Loop:
 
     def there(self, *flat):
         "The loop: what is carried at its end, and the buffers."
-        carry = self.step(*flat)[self.m : 2 * self.m]
+        carry = self.begin(*flat)
         others = [flat[i] for i in self.others]
         buffers = [
             torch.empty(self.room, *v.shape, dtype=v.dtype, device=v.device) for v in self.kept
@@ -176,7 +205,7 @@ class Loop:
 
         def body(*v):
             carry, others, buffers = _split(v, self.m, len(self.others))
-            new, _, kept = _split(self.step(*self.order(carry, others)), self.m, self.m)
+            new, kept = _split(self.advance(*self.order(carry, others)), self.m)
             row = carry[0][1].amax().long().reshape(1)
             for buffer, value in zip(buffers, kept):
                 buffer.index_copy_(0, row, value.unsqueeze(0))

@@ -30,7 +30,10 @@ class Tolerance(NamedTuple):
             return self.norm(error / self.allowed(x0, x1))
 
     def allowed(self, x0, x1):
-        return torch.maximum(x0.abs(), x1.abs()).mul_(self.rtol).add_(self.atol)
+        size = torch.maximum(x0.abs(), x1.abs())
+        if isinstance(self.atol, Tensor) and isinstance(self.rtol, Tensor):
+            return size * self.rtol + self.atol
+        return size.mul_(self.rtol).add_(self.atol)
 
 # %% ../../nbs/numerics/06_step_control.ipynb #53418023
 _default_tolerance = Tolerance()
