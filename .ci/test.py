@@ -28,6 +28,8 @@ import traceback
 from pathlib import Path
 from textwrap import shorten
 
+import asserts
+
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = ROOT / ".venv" / "test_times.json"  # the CPU time of each notebook, the last time
 HEAVY = ["torch", "matplotlib.pyplot", "scipy.integrate", "sklearn.datasets", "nbdev.test"]
@@ -115,6 +117,11 @@ def run_cells(path, flags, place):
     from nbdev.config import get_config
 
     class Shell(nbdev.test.CaptureShell):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.ast_transformers.append(asserts.TellingAsserts())
+            self.user_ns_hidden[asserts.TELL] = self.user_ns[asserts.TELL] = asserts.tell
+
         def cell(self, cell, **options):
             place.write_text(f"{cell.idx_ + 1}\n{cell.source}")
             return super().cell(cell, **options)
