@@ -325,6 +325,22 @@ def _probabilities(model, points, batch):
     z = z.reshape(len(points), -1).to("cpu", torch.float64)
     return torch.cat([torch.zeros_like(z), z], 1).softmax(1) if z.shape[1] == 1 else z.softmax(1)
 
+# %% ../nbs/tools/72_plotting.ipynb #a24e4468
+def _blend(p, strength=0.45):
+    """Colours `[N, 3]` for probabilities `[N, C]`: the palette mixed in those shares, then with
+    white."""
+    rgb = np.array(
+        [[int(_color(c)[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in range(p.shape[1])]
+    )
+    return 1 - strength * (1 - p.numpy() @ rgb)
+
+
+def _leads(p):
+    """For each class its probability less the best of the others, `[C, N]`; one row is enough for
+    two classes."""
+    leads = [p[:, c] - torch.cat([p[:, :c], p[:, c + 1 :]], 1).amax(1) for c in range(p.shape[1])]
+    return torch.stack(leads[1:] if len(leads) == 2 else leads).numpy()
+
 # %% ../nbs/tools/72_plotting.ipynb #f2e539a6
 def _limits(x):
     margin = 0.08 * (x.max() - x.min())
@@ -365,22 +381,6 @@ def decision_boundary(
         scatter(X, y, ax=ax, size=size)
     ax.set(xlim=xlim, ylim=ylim)
     return _label(ax, x="$x_1$", y="$x_2$")
-
-# %% ../nbs/tools/72_plotting.ipynb #a24e4468
-def _blend(p, strength=0.45):
-    """Colours `[N, 3]` for probabilities `[N, C]`: the palette mixed in those shares, then with
-    white."""
-    rgb = np.array(
-        [[int(_color(c)[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in range(p.shape[1])]
-    )
-    return 1 - strength * (1 - p.numpy() @ rgb)
-
-
-def _leads(p):
-    """For each class its probability less the best of the others, `[C, N]`; one row is enough for
-    two classes."""
-    leads = [p[:, c] - torch.cat([p[:, :c], p[:, c + 1 :]], 1).amax(1) for c in range(p.shape[1])]
-    return torch.stack(leads[1:] if len(leads) == 2 else leads).numpy()
 
 # %% ../nbs/tools/72_plotting.ipynb #54bbfedf
 def confusion(

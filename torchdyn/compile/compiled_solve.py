@@ -16,7 +16,7 @@ from typing import Callable
 import torch
 from ..numerics.fields import VectorField
 
-from .compiled_loop import FRESH, adaptive_loop, is_packed, loopable
+from .compiled_loop import FRESH, adaptive_loop, as_one_tensor, loopable
 from .compiled_loop import run_until_done, simple
 from .compiled_steps import CompiledStepper, KnownRatio, size_class, solve_setting
 from .graph_loop import carried, mode
@@ -36,9 +36,9 @@ def _listed_step(setting, stepper, keep, plan, carry):
     step = stepper(field, t, x, step_size_for(stepper, x, dt), memory[0] if memory else None)
     made = field.nfe, field.jacobians
     fresh = status == FRESH
-    new = is_packed([torch.where(steps + 1 < plan.shape[1], -1.0, 0.0), row + 1, steps + 1])
+    new = as_one_tensor([torch.where(steps + 1 < plan.shape[1], -1.0, 0.0), row + 1, steps + 1])
     carry = new, step.x, *([step.memory] if memory else [])
-    begun = is_packed([torch.where(fresh, -1.0, status), row, steps])
+    begun = as_one_tensor([torch.where(fresh, -1.0, status), row, steps])
     begin = begun, x.clone(), *(torch.where(fresh, field(t, x), v) for v in memory)
     kept = (clock.clone(), x.clone(), *(v.clone() for v in memory)) if keep else ()
     return *carry, *begin, *kept, made
@@ -173,10 +173,10 @@ def _trace_one():
     if seen[0][0] != [2, 3]:
         raise RuntimeError(f"a list of two tensors has {seen[0][0]} numbers in its graph")
 
-# %% ../../nbs/compile/36_compiled_solve.ipynb #5c1e7a02
-_LARGE = 1 << 22
-
 # %% ../../nbs/compile/36_compiled_solve.ipynb #b5a25368
+_LARGE = 1 << 22  # entries of the state times parameters
+
+
 class Compiled(WrappedSensitivity):
     "A sensitivity whose solves are compiled: the whole loop where that can be, else its steps."
 

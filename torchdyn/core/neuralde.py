@@ -147,7 +147,7 @@ _BY_PLACE = (
     "checkpoints",
 )
 
-
+# %% ../../nbs/core/40_neural_ode.ipynb #2591e51a
 def _with_options(cls):
     """Shows the options of `odeint` in the signature and the docstring of a class that takes
     `*by_place, **options`."""

@@ -44,6 +44,66 @@ class _Driven(nn.Module):
         # in training faster than a batch of products of matrices
         return (system * dx.unsqueeze(-2)).sum(-1)
 
+# %% ../../nbs/models/65_cde.ipynb #a05490d0
+def _listed(stops):
+    if isinstance(stops, Tensor):
+        return stops.flatten().tolist()
+    return [stops] if isinstance(stops, (int, float)) or hasattr(stops, "jump") else list(stops)
+
+
+def _just_before(t_span, stops):
+    "The same times, but those at a corner on the side that does not know what comes after it."
+    times = t_span.tolist()
+    corners = {}
+    start = times[0]
+    for stop in stops:
+        if stop > start:
+            # as far from a stop as the solver stays from it
+            room = 2 * math.ulp(max(abs(start), abs(stop)))
+            corners[stop] = room
+            start = stop + room
+    shift = [corners.get(t, 0.0) for t in times]
+    if not any(shift) or times[-1] < times[0]:
+        return None
+    return t_span - t_span.new_tensor(shift)
+
+
+def _with_knots(t_span, times):
+    "The times of a solve, and the knots between them."
+    start = float(t_span[0])
+    end = float(t_span[-1])
+    low, high = sorted((start, end))
+    inner = [t for t in times if low < t < high]
+    inner = t_span.new_tensor(inner if start < end else inner[::-1])
+    return torch.cat([t_span[:1], inner, t_span[-1:]])
+
+# %% ../../nbs/models/65_cde.ipynb #769d4e66
+def _with_states(found, times, states):
+    "The same solution, at other times."
+    other = Solution(times, states, found.stats, found.dense, found._integral_loss, found.integrals)
+    for name, value in vars(found).items():
+        if name not in vars(other):  # events and sums over the steps
+            setattr(other, name, value)
+    return other
+
+
+def _check_first(z0, slopes):
+    if not isinstance(z0, Tensor) or z0.dim() < 1:
+        raise ValueError(f"the first state of a CDE is a tensor [B, H]; got {z0!r}")
+    if slopes is None:
+        return
+    series = slopes.shape[2:-1]
+    if z0.shape[:-1] != series:
+        raise ValueError(
+            f"the first state has shape {list(z0.shape)} and the path {list(series)} series: one "
+            "state [H] is wanted for each"
+        )
+    if z0.real.dtype != slopes.dtype and not torch.is_autocast_enabled(z0.device.type):
+        raise ValueError(
+            f"the first state is of {z0.dtype} and the path of {slopes.dtype}: make the path from "
+            f"x.to({z0.dtype}), or convert the model"
+        )
+
 # %% ../../nbs/models/65_cde.ipynb #b50a6fc1
 class CDEState(NamedTuple):
     "What a model that is driven online remembers: of the path its last sample and how it came."
@@ -188,63 +248,3 @@ class NeuralCDE(ODEProblem):
         "Those of a field that is a method of a module."
         given = self.field
         return [] if isinstance(given, nn.Module) else parameters_of(given)
-
-# %% ../../nbs/models/65_cde.ipynb #a05490d0
-def _listed(stops):
-    if isinstance(stops, Tensor):
-        return stops.flatten().tolist()
-    return [stops] if isinstance(stops, (int, float)) or hasattr(stops, "jump") else list(stops)
-
-
-def _just_before(t_span, stops):
-    "The same times, but those at a corner on the side that does not know what comes after it."
-    times = t_span.tolist()
-    corners = {}
-    start = times[0]
-    for stop in stops:
-        if stop > start:
-            # as far from a stop as the solver stays from it
-            room = 2 * math.ulp(max(abs(start), abs(stop)))
-            corners[stop] = room
-            start = stop + room
-    shift = [corners.get(t, 0.0) for t in times]
-    if not any(shift) or times[-1] < times[0]:
-        return None
-    return t_span - t_span.new_tensor(shift)
-
-
-def _with_states(found, times, states):
-    "The same solution, at other times."
-    other = Solution(times, states, found.stats, found.dense, found._integral_loss, found.integrals)
-    for name, value in vars(found).items():
-        if name not in vars(other):  # events and sums over the steps
-            setattr(other, name, value)
-    return other
-
-
-def _with_knots(t_span, times):
-    "The times of a solve, and the knots between them."
-    start = float(t_span[0])
-    end = float(t_span[-1])
-    low, high = sorted((start, end))
-    inner = [t for t in times if low < t < high]
-    inner = t_span.new_tensor(inner if start < end else inner[::-1])
-    return torch.cat([t_span[:1], inner, t_span[-1:]])
-
-
-def _check_first(z0, slopes):
-    if not isinstance(z0, Tensor) or z0.dim() < 1:
-        raise ValueError(f"the first state of a CDE is a tensor [B, H]; got {z0!r}")
-    if slopes is None:
-        return
-    series = slopes.shape[2:-1]
-    if z0.shape[:-1] != series:
-        raise ValueError(
-            f"the first state has shape {list(z0.shape)} and the path {list(series)} series: one "
-            "state [H] is wanted for each"
-        )
-    if z0.real.dtype != slopes.dtype and not torch.is_autocast_enabled(z0.device.type):
-        raise ValueError(
-            f"the first state is of {z0.dtype} and the path of {slopes.dtype}: make the path from "
-            f"x.to({z0.dtype}), or convert the model"
-        )

@@ -36,7 +36,19 @@ def _times_first(x):
 def _times_back(x):
     return x.movedim(0, -2)
 
+# %% ../../nbs/models/64b_controls.ipynb #db958d33
+def fill_forward(
+    x: Tensor,  # data `[..., L, C]`, NaN where a value is missing
+    start: float = 0.0,  # what stands where nothing was seen yet
+) -> Tensor:  # `[..., L, C]`
+    "Missing values, each as the last one that was seen in its series and channel."
+    x = _times_first(x)
+    seen = ~x.isnan()
+    last = _last_seen(seen)
+    known = torch.where(seen, x, start).gather(0, last.clamp(min=0))
+    return _times_back(torch.where(last < 0, start, known))
 
+# %% ../../nbs/models/64b_controls.ipynb #1af4e96c
 def _knots(t, x):
     "The times as Python's numbers, checked."
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2:
@@ -64,19 +76,7 @@ def _knots(t, x):
         raise ValueError("the times of a control are finite and increase")
     return t
 
-# %% ../../nbs/models/64b_controls.ipynb #db958d33
-def fill_forward(
-    x: Tensor,  # data `[..., L, C]`, NaN where a value is missing
-    start: float = 0.0,  # what stands where nothing was seen yet
-) -> Tensor:  # `[..., L, C]`
-    "Missing values, each as the last one that was seen in its series and channel."
-    x = _times_first(x)
-    seen = ~x.isnan()
-    last = _last_seen(seen)
-    known = torch.where(seen, x, start).gather(0, last.clamp(min=0))
-    return _times_back(torch.where(last < 0, start, known))
-
-
+# %% ../../nbs/models/64b_controls.ipynb #bcdd3569
 def fill_linear(
     x: Tensor,  # data `[..., L, C]`, NaN where a value is missing
     t: Any = None,  # times `[L]`; default 0, 1, 2, ...
@@ -319,7 +319,7 @@ def _spline_through(knots, x, given):
     slope = torch.where(inside, low + s * (2 * curve + 3 * s * bend), 0)
     return value, torch.where(given, low, slope)
 
-# %% ../../nbs/models/64b_controls.ipynb #245301f8
+# %% ../../nbs/models/64b_controls.ipynb #1a403e45
 def _rectilinear(knots, x, time_channel, **of_control):
     "First the time moves, then the values."
     channels = x.shape[-1]
@@ -332,7 +332,7 @@ def _rectilinear(knots, x, time_channel, **of_control):
     times = [*itertools.chain(*zip(knots, halves)), knots[-1]]
     return _linear(times, path, samples=knots, **of_control)
 
-
+# %% ../../nbs/models/64b_controls.ipynb #29a85dde
 def _log_signatures(knots, x, depth, window, **of_control):
     "Straight lines through the sums of the windows' log-signatures."
     places = [*range(0, len(x) - 1, window), len(x) - 1]
@@ -348,7 +348,7 @@ def _log_signatures(knots, x, depth, window, **of_control):
     times = [knots[i] for i in places]
     return _linear(times, torch.cat(rows).cumsum(0), **of_control)
 
-
+# %% ../../nbs/models/64b_controls.ipynb #245301f8
 def _until(x, lengths):
     "Which values lie before the end of their series, and the lengths, checked."
     if x.dim() != 3:

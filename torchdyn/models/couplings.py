@@ -125,6 +125,18 @@ def _spread(cost, epsilon):
     least = 8 * torch.finfo(cost.dtype).eps * cost.abs().max().item()
     return max(epsilon * cost.std(correction=0).item(), least, torch.finfo(cost.dtype).tiny)
 
+# %% ../../nbs/models/63_couplings.ipynb #96906500
+def _check_cost(cost):
+    if cost.dim() != 2 or not cost.is_floating_point():
+        raise ValueError(
+            f"costs are a matrix [N, M] of real numbers; got {cost.dtype} {list(cost.shape)}"
+        )
+    if not torch.isfinite(cost).all():
+        raise ValueError(
+            "the cost of a pair is not a finite number: look for nan or inf in x0, x1 or the "
+            "companions"
+        )
+
 # %% ../../nbs/models/63_couplings.ipynb #afb4eb53
 def sinkhorn(
     cost: Tensor,  # `[N, M]`
@@ -146,18 +158,6 @@ def sinkhorn(
     lack = (column - plan.sum(0)).clamp(min=0)
     tiny = torch.finfo(plan.dtype).tiny
     return plan + short[:, None] * lack / short.sum().clamp(min=tiny)
-
-# %% ../../nbs/models/63_couplings.ipynb #96906500
-def _check_cost(cost):
-    if cost.dim() != 2 or not cost.is_floating_point():
-        raise ValueError(
-            f"costs are a matrix [N, M] of real numbers; got {cost.dtype} {list(cost.shape)}"
-        )
-    if not torch.isfinite(cost).all():
-        raise ValueError(
-            "the cost of a pair is not a finite number: look for nan or inf in x0, x1 or the "
-            "companions"
-        )
 
 # %% ../../nbs/models/63_couplings.ipynb #2eac740e
 def _auction(cost, prices, epsilon):

@@ -126,7 +126,7 @@ def energy_gradient(
     mode, inside `torch.func`."""
     return _derivatives(energy, x, ())[0]
 
-
+# %% ../../nbs/models/61_energy.ipynb #ade64c43
 def energy_hessian(
     energy: Callable,  # `[..., n]` to `[...]` or `[..., 1]`, each sample for itself
     x: Tensor,  # `[..., n]`; left as it is
@@ -148,7 +148,7 @@ def halves(
         )
     return x.chunk(2, -1)
 
-
+# %% ../../nbs/models/61_energy.ipynb #80f814c9
 class EnergyField(nn.Module):
     """A vector field with an energy. A subclass has `forward(t, x)` and `energy(x)`; it is called
     `f(x)` or `f(t, x)`."""
@@ -167,7 +167,7 @@ class EnergyField(nn.Module):
         "The energy of each sample."
         raise NotImplementedError
 
-
+# %% ../../nbs/models/61_energy.ipynb #64f22f59
 def time_of(
     t: Tensor | float | None,  # as the field was given it
     x: Tensor,  # sets dtype and device
@@ -291,7 +291,7 @@ class Matrix(nn.Module):
             )
         return matrix
 
-
+# %% ../../nbs/models/61_energy.ipynb #e415c3d1
 class Skew(Matrix):
     "The skew part of a matrix, $(A - A^\\top)/2$, which does no work."
 
@@ -299,7 +299,7 @@ class Skew(Matrix):
         matrix = super().forward(x, rows)
         return (matrix - matrix.mT) / 2
 
-
+# %% ../../nbs/models/61_energy.ipynb #a59e8292
 class Semidefinite(Matrix):
     """A matrix without negative directions: a known one, which is checked; else $A A^\\top$ from a
     learned factor or function `A`, `[..., n, m]`."""
@@ -323,7 +323,7 @@ class Semidefinite(Matrix):
         matrix = super().forward(x, rows)
         return matrix if self.known else matrix @ matrix.mT
 
-
+# %% ../../nbs/models/61_energy.ipynb #9564d97a
 def times(
     matrix: Tensor,  # `[n, m]`, or one for each sample, `[..., n, m]`
     v: Tensor,  # `[..., m]`

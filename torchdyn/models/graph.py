@@ -18,6 +18,26 @@ from ..core.neuralde import NeuralODE
 from ..numerics.fields import under_transform
 from ..numerics.outcomes import lookup
 
+# %% ../../nbs/models/67_graph.ipynb #8fbe662e
+def _coalesced(edges, weights, nodes):
+    "Edges sorted by their target, then their source; weights of those that stand twice are added."
+    keys, place = (edges[:, 1] * nodes + edges[:, 0]).unique(return_inverse=True)
+    weights = weights.new_zeros(len(keys)).index_add(0, place, weights)
+    return keys // nodes, keys % nodes, weights
+
+
+def _use_sparse_quietly():
+    "PyTorch says once a process that sparse matrices are new: here, and to nobody."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        none = torch.zeros(1, dtype=torch.long)
+        torch.sparse_csr_tensor(none, none[:0], torch.zeros(0), (0, 0))
+
+
+def _starts(rows, nodes):
+    counts = torch.bincount(rows, minlength=nodes)
+    return F.pad(counts.cumsum(0), (1, 0))
+
 # %% ../../nbs/models/67_graph.ipynb #4e4bca84
 class _Pattern(NamedTuple):
     "Where the entries of a square sparse matrix stand, by rows, and the same of its transpose."
@@ -99,26 +119,6 @@ def _random_walk(weights, degrees, rows, columns):
 
 
 _NORMALISATIONS = {"none": _unnormalised, "sym": _symmetric, "rw": _random_walk}
-
-
-def _coalesced(edges, weights, nodes):
-    "Edges sorted by their target, then their source; weights of those that stand twice are added."
-    keys, place = (edges[:, 1] * nodes + edges[:, 0]).unique(return_inverse=True)
-    weights = weights.new_zeros(len(keys)).index_add(0, place, weights)
-    return keys // nodes, keys % nodes, weights
-
-
-def _use_sparse_quietly():
-    "PyTorch says once a process that sparse matrices are new: here, and to nobody."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        none = torch.zeros(1, dtype=torch.long)
-        torch.sparse_csr_tensor(none, none[:0], torch.zeros(0), (0, 0))
-
-
-def _starts(rows, nodes):
-    counts = torch.bincount(rows, minlength=nodes)
-    return F.pad(counts.cumsum(0), (1, 0))
 
 # %% ../../nbs/models/67_graph.ipynb #545b688d
 class Graph(nn.Module):

@@ -17,6 +17,10 @@ from .distributions import StandardNormal
 from .flows import ConditionedField
 from ..numerics.outcomes import lookup
 
+# %% ../../nbs/models/64_probability_flow.ipynb #c2c09e0c
+def _clock(t):
+    return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
+
 # %% ../../nbs/models/64_probability_flow.ipynb #6280cd0d
 class Schedule:
     "How a diffusion fades data out and noise in: `x = mean(t) data + std(t) noise`."
@@ -92,10 +96,6 @@ class Schedule:
     def __repr__(self):
         return f"{type(self).__name__}(start={self.start}, end={self.end})"
 
-# %% ../../nbs/models/64_probability_flow.ipynb #c2c09e0c
-def _clock(t):
-    return t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
-
 # %% ../../nbs/models/64_probability_flow.ipynb #b0f960f4
 class VPSchedule(Schedule):
     """Variance-preserving, $f = -\\beta/2$ and $g = \\sqrt\\beta$ with $\\beta$ from `bmin` to
@@ -131,7 +131,7 @@ class VPSchedule(Schedule):
     def diffusion(self, t):
         return self.rate(t).sqrt()
 
-
+# %% ../../nbs/models/64_probability_flow.ipynb #64127c53
 class VESchedule(Schedule):
     """Variance-exploding, with the deviation of the noise for a clock: $\\sigma = t$, $f = 0$,
     $g = \\sqrt{2 t}$. Source: Karras et al. (2022)."""
@@ -243,7 +243,7 @@ class ProbabilityFlow(nn.Module):
     def extra_repr(self):
         return f"schedule={self.schedule}, prediction={self.prediction!r}"
 
-
+# %% ../../nbs/models/64_probability_flow.ipynb #b0012872
 class ReverseSDE(nn.Module):
     """A diffusion backward in time: `drift, diffusion = flow.sde()`, both of `(t, x, args)` and
     shaped as `x`. Source: Anderson (1982); Song et al. (2021)."""

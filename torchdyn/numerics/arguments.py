@@ -65,7 +65,7 @@ def _refuse_idle(stepper, controller, limits):
             )
         )
 
-# %% ../../nbs/numerics/25_arguments.ipynb #34986f19
+# %% ../../nbs/numerics/25_arguments.ipynb #07c0b2f7
 def check_state(x, per_sample=False):
     if x.is_meta:
         raise ValueError("a state on the meta device has no values: move it to a real device")
@@ -79,7 +79,7 @@ def check_state(x, per_sample=False):
             "or x.double()"
         )
 
-
+# %% ../../nbs/numerics/25_arguments.ipynb #34986f19
 def as_span(
     t_span: Any,  # tensor, list or tuple of times
     what: str = "t_span",

@@ -89,65 +89,13 @@ def _step_to_event(watch, f, segment):
     watch.x = segment.step.x
     yield segment
 
-# %% ../../nbs/numerics/24_crossings.ipynb #872d7f87
+# %% ../../nbs/numerics/24_crossings.ipynb #78719a93
 _INSIDE = (
     0.25,
     0.5,
     0.75,
 )  # fractions of a step at which conditions are evaluated, besides its end
 CLOSE = 1e-12  # what fraction of a step is none
-
-
-def _scan_step(watch, f, segment):
-    "Evaluates the conditions along a step, and finds the first that crosses."
-    t, x, dt = segment[:3]
-    curve = interpolant(f, t, x, dt, segment.step, watch.basis)
-    if not watch.ends:
-        watch.value = _initial_sides(watch, f, segment, curve)
-    states = (*curve.at(watch.inside), segment.step.x.detach())
-    e = watch.conditions.read(*((t + dt * s, y) for s, y in zip((*_INSIDE, 1.0), states)))
-    e = np.concatenate([watch.value[None], e])  # `[N, C, K]`, evenly spaced in the step
-    watch.closest = min(watch.closest, (abs(e).min(), watch.clocks.read(segment.end)[0]))
-    bottoms = _bottoms(watch, segment, curve, e)
-    on_their_sides = (e[1:] * watch.sides > 0).all()
-    if bottoms or not on_their_sides:
-        e = _follow(watch, segment, curve, bottoms, e)
-    watch.value = e[-1]
-
-# %% ../../nbs/numerics/24_crossings.ipynb #32b20e98
-@np.errstate(all="ignore")
-def _bottoms(watch, segment, curve, e):
-    """Where conditions dip to zero or below between two nodes: triples of the fractions of the step
-    `[C]` (1 for clocks without), the condition, and which clocks it only touches zero on."""
-    v = watch.sides * e
-    quarter = abs(watch.clocks.read(segment.dt))[:, None] / len(_INSIDE + (1,))
-    hopeful = _may_dip(v, watch.fall * quarter * watch.sides)
-    watch.fall = (e[-2] - e[-1]) / quarter
-    watch.lift = np.zeros_like(e[0])
-    found = []
-    for i, k in np.argwhere(hopeful.any(1)):
-
-        def g(*fractions):
-            return watch.sides[:, k] * watch.read(curve, *fractions)[..., k]
-
-        ours = hopeful[i, :, k]
-        low = np.where(ours, i / len(hopeful), 1.0)
-        high = np.where(ours, (i + 1) / len(hopeful), 1.0)
-        resolved = np.spacing(abs(watch.clocks.read(segment.t))) / quarter[:, 0]
-        noise = (
-            16
-            * max(CLOSE, torch.finfo(segment.x.dtype).eps)
-            * np.maximum(v[i, :, k], v[i + 1, :, k])
-        )
-        s, value, touched = _deepest(g, low, high, np.maximum(CLOSE, resolved), noise)
-        touched = ours & (touched | (value == 0))  # and returns
-        watch.lift[:, k] = np.where(
-            touched, np.fmax(2 * value, np.finfo(float).tiny), watch.lift[:, k]
-        )
-        reached = touched | ours & (value <= 0)
-        if reached.any():
-            found.append((np.where(reached, s, 1.0), k, touched))
-    return found
 
 
 def _may_dip(v, fall):
@@ -184,34 +132,40 @@ def _deepest(g, a, b, tol, noise):
         three = np.stack([middle - beside, middle, middle + beside])
         x, y = (np.take_along_axis(v, three, 0) for v in (x, y))
 
-# %% ../../nbs/numerics/24_crossings.ipynb #8c13f45d
-def _follow(watch, segment, curve, bottoms, e):
-    """Follows the conditions from node to node of a step, up to the first crossing of each clock;
-    `e` again, in order of time."""
-    nodes = np.array((0.0, *_INSIDE, 1.0))[:, None].repeat(watch.clocks.count, 1)
-    if bottoms:
-        found = watch.read(curve, *(s for s, *_ in bottoms))
-        for row, (_, k, touched) in zip(found, bottoms):
-            row[:, k] = np.where(touched, 0.0, row[:, k])
-        nodes = np.vstack([nodes, *(s for s, *_ in bottoms)])
-        e = np.concatenate([e, found])
-        order = np.argsort(nodes, axis=0, kind="stable")
-        nodes = np.take_along_axis(nodes, order, 0)
-        e = np.take_along_axis(e, order[..., None], 0)
-    moving = watch.clocks.read(segment.dt) != 0
-    direction = watch.conditions.direction
-    for a, b, before, value in zip(nodes, nodes[1:], e, e[1:]):
-        size = np.fmax(abs(before), abs(value))
-        wanted = (direction == 0) | (direction == -watch.sides)
-        # it may have been zero before it was lost
-        lost = np.isnan(value) & (watch.sides * before > 0)
-        over = (watch.sides * value <= 0) & (watch.sides != 0)
-        crossed = wanted & (over | lost) & (moving & (watch.k < 0))[:, None]
-        if crossed.any():
-            _locate(watch, segment, curve, a, b, size, crossed)
-        known = (value > 0) | (value < 0)
-        watch.sides = np.where((watch.k < 0)[:, None] & known, np.sign(value), watch.sides)
-    return e
+# %% ../../nbs/numerics/24_crossings.ipynb #32b20e98
+@np.errstate(all="ignore")
+def _bottoms(watch, segment, curve, e):
+    """Where conditions dip to zero or below between two nodes: triples of the fractions of the step
+    `[C]` (1 for clocks without), the condition, and which clocks it only touches zero on."""
+    v = watch.sides * e
+    quarter = abs(watch.clocks.read(segment.dt))[:, None] / len(_INSIDE + (1,))
+    hopeful = _may_dip(v, watch.fall * quarter * watch.sides)
+    watch.fall = (e[-2] - e[-1]) / quarter
+    watch.lift = np.zeros_like(e[0])
+    found = []
+    for i, k in np.argwhere(hopeful.any(1)):
+
+        def g(*fractions):
+            return watch.sides[:, k] * watch.read(curve, *fractions)[..., k]
+
+        ours = hopeful[i, :, k]
+        low = np.where(ours, i / len(hopeful), 1.0)
+        high = np.where(ours, (i + 1) / len(hopeful), 1.0)
+        resolved = np.spacing(abs(watch.clocks.read(segment.t))) / quarter[:, 0]
+        noise = (
+            16
+            * max(CLOSE, torch.finfo(segment.x.dtype).eps)
+            * np.maximum(v[i, :, k], v[i + 1, :, k])
+        )
+        s, value, touched = _deepest(g, low, high, np.maximum(CLOSE, resolved), noise)
+        touched = ours & (touched | (value == 0))  # and returns
+        watch.lift[:, k] = np.where(
+            touched, np.fmax(2 * value, np.finfo(float).tiny), watch.lift[:, k]
+        )
+        reached = touched | ours & (value <= 0)
+        if reached.any():
+            found.append((np.where(reached, s, 1.0), k, touched))
+    return found
 
 # %% ../../nbs/numerics/24_crossings.ipynb #8a1a959b
 def _locate(watch, segment, curve, a, b, size, crossed):
@@ -258,6 +212,35 @@ def _locate(watch, segment, curve, a, b, size, crossed):
         hit, np.where(first == 1.0, clocks.read(segment.end), t + dt * first), watch.t
     )
 
+# %% ../../nbs/numerics/24_crossings.ipynb #8c13f45d
+def _follow(watch, segment, curve, bottoms, e):
+    """Follows the conditions from node to node of a step, up to the first crossing of each clock;
+    `e` again, in order of time."""
+    nodes = np.array((0.0, *_INSIDE, 1.0))[:, None].repeat(watch.clocks.count, 1)
+    if bottoms:
+        found = watch.read(curve, *(s for s, *_ in bottoms))
+        for row, (_, k, touched) in zip(found, bottoms):
+            row[:, k] = np.where(touched, 0.0, row[:, k])
+        nodes = np.vstack([nodes, *(s for s, *_ in bottoms)])
+        e = np.concatenate([e, found])
+        order = np.argsort(nodes, axis=0, kind="stable")
+        nodes = np.take_along_axis(nodes, order, 0)
+        e = np.take_along_axis(e, order[..., None], 0)
+    moving = watch.clocks.read(segment.dt) != 0
+    direction = watch.conditions.direction
+    for a, b, before, value in zip(nodes, nodes[1:], e, e[1:]):
+        size = np.fmax(abs(before), abs(value))
+        wanted = (direction == 0) | (direction == -watch.sides)
+        # it may have been zero before it was lost
+        lost = np.isnan(value) & (watch.sides * before > 0)
+        over = (watch.sides * value <= 0) & (watch.sides != 0)
+        crossed = wanted & (over | lost) & (moving & (watch.k < 0))[:, None]
+        if crossed.any():
+            _locate(watch, segment, curve, a, b, size, crossed)
+        known = (value > 0) | (value < 0)
+        watch.sides = np.where((watch.k < 0)[:, None] & known, np.sign(value), watch.sides)
+    return e
+
 # %% ../../nbs/numerics/24_crossings.ipynb #5d0c1a05
 def _initial_sides(watch, f, segment, curve):
     "On which side of each condition the walk begins; their values there."
@@ -283,3 +266,20 @@ def _initial_sides(watch, f, segment, curve):
     undecided = fired | (watch.sides == 0)
     watch.sides = np.where(near, np.where(undecided, heading, watch.sides), np.sign(e))
     return e
+
+# %% ../../nbs/numerics/24_crossings.ipynb #872d7f87
+def _scan_step(watch, f, segment):
+    "Evaluates the conditions along a step, and finds the first that crosses."
+    t, x, dt = segment[:3]
+    curve = interpolant(f, t, x, dt, segment.step, watch.basis)
+    if not watch.ends:
+        watch.value = _initial_sides(watch, f, segment, curve)
+    states = (*curve.at(watch.inside), segment.step.x.detach())
+    e = watch.conditions.read(*((t + dt * s, y) for s, y in zip((*_INSIDE, 1.0), states)))
+    e = np.concatenate([watch.value[None], e])  # `[N, C, K]`, evenly spaced in the step
+    watch.closest = min(watch.closest, (abs(e).min(), watch.clocks.read(segment.end)[0]))
+    bottoms = _bottoms(watch, segment, curve, e)
+    on_their_sides = (e[1:] * watch.sides > 0).all()
+    if bottoms or not on_their_sides:
+        e = _follow(watch, segment, curve, bottoms, e)
+    watch.value = e[-1]

@@ -134,69 +134,6 @@ class _Walk:
             found.append(base)
         return found
 
-# %% ../../nbs/numerics/24b_event_walk.ipynb #e0c64579
-def _note_end(stats, walk, status):
-    "Where each clock stopped, and why, if it was an event."
-    t = np.where(walk.failed, walk.t_failed, walk.t)
-    device = walk.x.device
-    if not walk.clocks.per_sample:
-        if walk.over[0] or walk.failed[0]:
-            stats.status = status if walk.over[0] else stats.status
-            stats.t = float(t[0])
-    elif isinstance(stats.status, Tensor):
-        over, early = (
-            torch.as_tensor(v, device=device) for v in (walk.over, walk.over | walk.failed)
-        )
-        stats.status, stats.t = (
-            torch.where(over & (stats.status == 0), int(status), stats.status),
-            torch.where(early, torch.as_tensor(t, device=device), stats.t),
-        )
-
-# %% ../../nbs/numerics/24b_event_walk.ipynb #215793cd
-def _to_next_event(walk, tensors, backward):
-    "Advances each clock to its next event, or to its end."
-    engine = walk.engine
-    clocks = walk.clocks
-    ahead = np.where(
-        walk.live & (walk.forward * (walk.grid - walk.t) > walk.margin), walk.grid, np.nan
-    )
-    fresh = not engine.happened
-    watch = EventMonitor(
-        walk.integrator,
-        walk.conditions,
-        walk.forward,
-        walk.sides,
-        walk.residual,
-        engine.tol,
-        walk.came_back,
-        fresh,
-    )
-    rows, samples, states, x = solve_to_event(walk, watch, ahead, tensors, backward)
-    engine.closest = min(engine.closest, watch.closest)
-    engine.ends = engine.ends + watch.ends
-    hit = watch.k >= 0
-    if not hit.any():
-        walk.live = hit
-        return walk.keep(rows, samples, states)
-    happening, x = apply_jump(walk, watch, x)
-    end = np.where(hit, clocks.read(happening.t), np.where(walk.live, walk.last, walk.t))
-    resolved = 8 * np.spacing(np.maximum(abs(end), abs(watch.begin)))
-    margin = np.where(hit, CLOSE * abs(end - watch.begin) + resolved, walk.margin)
-    gap = walk.forward * (walk.grid - end)
-    known = (gap < -margin)[rows, samples] | ~hit[samples]
-    late = np.isfinite(ahead) & hit & (gap < -margin)
-    # between the time found by the search and the event: a rounding error, or less
-    late[rows, samples] = False
-    at = hit & (abs(gap) <= margin)  # even if another event was there before
-    at[0] = False
-    walk.keep(rows[known], samples[known], states[torch.as_tensor(known, device=states.device)])
-    for mask, state in ((late, happening.before), (at, x)):
-        rows, samples = np.nonzero(mask)
-        walk.keep(rows, samples, clocks.spread(state, samples))
-        walk.keep_sums(rows, samples, [clocks.spread(v, samples) for v in walk.integrals])
-    engine.happened.append(happening)
-    _restart(walk, watch, happening, x, end, margin)
-
 # %% ../../nbs/numerics/24b_event_walk.ipynb #ed8050d8
 def _restart(walk, watch, happening, x, end, margin):
     "Sets the clocks to the event, or stops them there."
@@ -243,3 +180,66 @@ def _zeno(walk, happening, clock, again):
         f"{what}: more than max_events={walk.engine.max_events}. Raise max_events, end the solve "
         "with a terminal event or j_span=, or look whether events pile up (a Zeno point)"
     )
+
+# %% ../../nbs/numerics/24b_event_walk.ipynb #215793cd
+def _to_next_event(walk, tensors, backward):
+    "Advances each clock to its next event, or to its end."
+    engine = walk.engine
+    clocks = walk.clocks
+    ahead = np.where(
+        walk.live & (walk.forward * (walk.grid - walk.t) > walk.margin), walk.grid, np.nan
+    )
+    fresh = not engine.happened
+    watch = EventMonitor(
+        walk.integrator,
+        walk.conditions,
+        walk.forward,
+        walk.sides,
+        walk.residual,
+        engine.tol,
+        walk.came_back,
+        fresh,
+    )
+    rows, samples, states, x = solve_to_event(walk, watch, ahead, tensors, backward)
+    engine.closest = min(engine.closest, watch.closest)
+    engine.ends = engine.ends + watch.ends
+    hit = watch.k >= 0
+    if not hit.any():
+        walk.live = hit
+        return walk.keep(rows, samples, states)
+    happening, x = apply_jump(walk, watch, x)
+    end = np.where(hit, clocks.read(happening.t), np.where(walk.live, walk.last, walk.t))
+    resolved = 8 * np.spacing(np.maximum(abs(end), abs(watch.begin)))
+    margin = np.where(hit, CLOSE * abs(end - watch.begin) + resolved, walk.margin)
+    gap = walk.forward * (walk.grid - end)
+    known = (gap < -margin)[rows, samples] | ~hit[samples]
+    late = np.isfinite(ahead) & hit & (gap < -margin)
+    # between the time found by the search and the event: a rounding error, or less
+    late[rows, samples] = False
+    at = hit & (abs(gap) <= margin)  # even if another event was there before
+    at[0] = False
+    walk.keep(rows[known], samples[known], states[torch.as_tensor(known, device=states.device)])
+    for mask, state in ((late, happening.before), (at, x)):
+        rows, samples = np.nonzero(mask)
+        walk.keep(rows, samples, clocks.spread(state, samples))
+        walk.keep_sums(rows, samples, [clocks.spread(v, samples) for v in walk.integrals])
+    engine.happened.append(happening)
+    _restart(walk, watch, happening, x, end, margin)
+
+# %% ../../nbs/numerics/24b_event_walk.ipynb #e0c64579
+def _note_end(stats, walk, status):
+    "Where each clock stopped, and why, if it was an event."
+    t = np.where(walk.failed, walk.t_failed, walk.t)
+    device = walk.x.device
+    if not walk.clocks.per_sample:
+        if walk.over[0] or walk.failed[0]:
+            stats.status = status if walk.over[0] else stats.status
+            stats.t = float(t[0])
+    elif isinstance(stats.status, Tensor):
+        over, early = (
+            torch.as_tensor(v, device=device) for v in (walk.over, walk.over | walk.failed)
+        )
+        stats.status, stats.t = (
+            torch.where(over & (stats.status == 0), int(status), stats.status),
+            torch.where(early, torch.as_tensor(t, device=device), stats.t),
+        )

@@ -32,6 +32,15 @@ class _Running(threading.local):
 
 _running = _Running()
 
+
+@contextlib.contextmanager
+def _announcing(*entry):
+    _running.stack.append(entry)
+    try:
+        yield
+    finally:
+        _running.stack.pop()
+
 # %% ../../nbs/numerics/01_fields.ipynb #f669318b
 def current_depth(
     # sets dtype and device of the answer; `None`: the time as the solver has it, a number perhaps
@@ -76,16 +85,7 @@ def control(
     with _announcing(None, None, u, None):
         yield u
 
-
-@contextlib.contextmanager
-def _announcing(*entry):
-    _running.stack.append(entry)
-    try:
-        yield
-    finally:
-        _running.stack.pop()
-
-
+# %% ../../nbs/numerics/01_fields.ipynb #cc5ca76b
 def current(
     name: str,  # as in `odeint(..., context={name: ...})`
 ) -> Any:
@@ -112,7 +112,7 @@ def context(
     with _announcing(None, None, None, values):
         yield values
 
-
+# %% ../../nbs/numerics/01_fields.ipynb #e541b3db
 def drawn_context(
     context: dict | None,  # names to values, or to functions of the initial state
     x: Any,  # the initial state
@@ -183,7 +183,7 @@ def _read_form(call):
         )
     return len(inputs) == 2, takes_args
 
-
+# %% ../../nbs/numerics/01_fields.ipynb #994beaf3
 def args_for(
     takes_args: bool | str,  # as `call_form` says
     args: Any,  # what the caller has for `args`, or `None`
@@ -292,6 +292,26 @@ class VectorField:
         an integrand."""
         return _Lifted(self, g, in_place, form)
 
+# %% ../../nbs/numerics/01_fields.ipynb #b5fb533a
+def _mend_slope(dx, x):
+    if not isinstance(dx, Tensor):
+        raise TypeError(
+            f"the vector field returned a {type(dx).__name__}, the state is a tensor of shape "
+            f"{list(x.shape)}: return a tensor of that shape"
+        )
+    if dx.shape != x.shape:
+        raise ValueError(
+            f"the vector field returned shape {list(dx.shape)} for a state of shape "
+            f"{list(x.shape)}: a slope has the shape of its state"
+        )
+    # the field in low precision, the state in full
+    if torch.is_autocast_enabled(x.device.type):
+        return dx.to(x.dtype)
+    raise ValueError(
+        f"the vector field returned {dx.dtype} for a state of {x.dtype}: "
+        f"convert the field with .to({x.dtype}) or the state with x.to({dx.dtype})"
+    )
+
 # %% ../../nbs/numerics/01_fields.ipynb #f450c711
 class _Lifted:
     def __init__(self, field, f, in_place, form):
@@ -324,26 +344,6 @@ class _Lifted:
 
     def version(self, x):
         return 0 if is_compiling() or x.is_inference() else x._version
-
-# %% ../../nbs/numerics/01_fields.ipynb #b5fb533a
-def _mend_slope(dx, x):
-    if not isinstance(dx, Tensor):
-        raise TypeError(
-            f"the vector field returned a {type(dx).__name__}, the state is a tensor of shape "
-            f"{list(x.shape)}: return a tensor of that shape"
-        )
-    if dx.shape != x.shape:
-        raise ValueError(
-            f"the vector field returned shape {list(dx.shape)} for a state of shape "
-            f"{list(x.shape)}: a slope has the shape of its state"
-        )
-    # the field in low precision, the state in full
-    if torch.is_autocast_enabled(x.device.type):
-        return dx.to(x.dtype)
-    raise ValueError(
-        f"the vector field returned {dx.dtype} for a state of {x.dtype}: "
-        f"convert the field with .to({x.dtype}) or the state with x.to({dx.dtype})"
-    )
 
 # %% ../../nbs/numerics/01_fields.ipynb #437b4235
 class _Probe(torch.autograd.Function):

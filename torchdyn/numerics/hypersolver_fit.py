@@ -20,6 +20,20 @@ from .outcomes import lookup
 from .steppers import as_stepper, fixed_steps
 from .steps import Stepper
 
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #2bf635d6
+def _steps_of(path, t_span):
+    """Every step of every sample as an entry of one batch: time, state, size, state at the end, and
+    which sample it is."""
+    steps, samples = path.shape[0] - 1, path.shape[1]
+    shape = (steps * samples,) + (1,) * (path.dim() - 2)
+
+    def spread(v):
+        return v.to(path.device).repeat_interleave(samples).reshape(shape)
+
+    dt = spread(t_span.diff()).to(path.real.dtype)
+    sample = torch.arange(samples, device=path.device).repeat(steps)
+    return spread(t_span[:-1]), path[:-1].flatten(0, 1), dt, path[1:].flatten(0, 1), sample
+
 # %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #b6d967da
 def _lengths(v):  # `[N, *state]` -> `[N]`
     if v.dim() == 1:
@@ -97,7 +111,7 @@ class HypersolverReport(NamedTuple):
         if ax is None:
             import matplotlib.pyplot as plt
 
-            ax = plt.subplots(figsize=(6, 4), dpi=110)[1]
+            ax = plt.subplots(figsize=(6, 4), dpi=160)[1]
         for (name, found), colour in zip(self.errors.items(), ("#D55E00", "#000000", "#0072B2")):
             ax.loglog(self.nfe[name], found, "o-", color=colour, ms=4, lw=1.5, label=name)
         ax.set(xlabel="evaluations of the field", ylabel="error at the end")
@@ -128,6 +142,33 @@ def _measured(stepper, f, args, x, t, counts, exact):
 
 def _named(stepper):
     return stepper if isinstance(stepper, str) else type(stepper).__name__
+
+# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #cf023751
+_LOSSES = {
+    "residual": ("residual",),
+    "trajectory": ("trajectory",),
+    "both": ("residual", "trajectory"),
+}
+
+
+def _checked(x, t_span):
+    if not isinstance(x, Tensor) or x.dim() < 2:
+        given = f"shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            "a hypersolver is fitted on a batch of states, one tensor [B, ...] with a dimension of "
+            f"samples; got {given}"
+        )
+    t_span = torch.as_tensor(t_span, dtype=torch.float64).detach()
+    if t_span.dim() != 1 or len(t_span) < 2:
+        raise ValueError(
+            "t_span lists the times between which steps go, two or more, e.g. torch.linspace(0, 1, "
+            f"11); got shape {list(t_span.shape)}"
+        )
+    return t_span
+
+
+def _place(fit):
+    return "cpu" if fit.generator is None else fit.generator.device
 
 # %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #92ff9185
 class HypersolverFit:
@@ -285,44 +326,3 @@ class HypersolverFit:
             }
         errors, nfe, order = ({k: v[i] for k, v in found.items()} for i in range(3))
         return HypersolverReport(errors, nfe, order, [], 0)
-
-# %% ../../nbs/numerics/28a_hypersolver_fit.ipynb #cf023751
-_LOSSES = {
-    "residual": ("residual",),
-    "trajectory": ("trajectory",),
-    "both": ("residual", "trajectory"),
-}
-
-
-def _checked(x, t_span):
-    if not isinstance(x, Tensor) or x.dim() < 2:
-        given = f"shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(
-            "a hypersolver is fitted on a batch of states, one tensor [B, ...] with a dimension of "
-            f"samples; got {given}"
-        )
-    t_span = torch.as_tensor(t_span, dtype=torch.float64).detach()
-    if t_span.dim() != 1 or len(t_span) < 2:
-        raise ValueError(
-            "t_span lists the times between which steps go, two or more, e.g. torch.linspace(0, 1, "
-            f"11); got shape {list(t_span.shape)}"
-        )
-    return t_span
-
-
-def _steps_of(path, t_span):
-    """Every step of every sample as an entry of one batch: time, state, size, state at the end, and
-    which sample it is."""
-    steps, samples = path.shape[0] - 1, path.shape[1]
-    shape = (steps * samples,) + (1,) * (path.dim() - 2)
-
-    def spread(v):
-        return v.to(path.device).repeat_interleave(samples).reshape(shape)
-
-    dt = spread(t_span.diff()).to(path.real.dtype)
-    sample = torch.arange(samples, device=path.device).repeat(steps)
-    return spread(t_span[:-1]), path[:-1].flatten(0, 1), dt, path[1:].flatten(0, 1), sample
-
-
-def _place(fit):
-    return "cpu" if fit.generator is None else fit.generator.device

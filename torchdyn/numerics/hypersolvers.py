@@ -106,7 +106,7 @@ class _InnerField:
         slope = self.f(t, x)
         return slope + _correction(self.net, self.form, self.f, t, x, slope, self.dt)
 
-# %% ../../nbs/numerics/22_hypersolvers.ipynb #3f469eb5
+# %% ../../nbs/numerics/22_hypersolvers.ipynb #4b1f3c18
 def refuse_more_than_a_slope(
     stepper: Stepper,
     who: str,  # combines its steps with something else, of which a second state knows nothing
@@ -118,7 +118,7 @@ def refuse_more_than_a_slope(
             f"'euler' or 'rk4'; got {type(stepper).__name__}"
         )
 
-
+# %% ../../nbs/numerics/22_hypersolvers.ipynb #3f469eb5
 class Hyper(WrappedStepper):
     """Any explicit stepper with a learned correction, $\\psi_h(x) + h^{p+1} g(t, x, f, h)$. Source:
     Poli et al. (2020), arXiv 2007.09601."""

@@ -41,6 +41,111 @@ from .outcomes import nearest  # noqa: F401
 from .steppers import as_stepper  # noqa: F401
 from .steps import StepMethod  # noqa: F401
 
+# %% ../../nbs/numerics/26_odeint.ipynb #db77ad99
+def _rounding_of(t_span):
+    "How far times may be off, relative; `None` where they are exact."
+    coarse = t_span.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return torch.finfo(t_span.dtype).eps if coarse else None
+
+
+def _times_to_visit(t_span, save_at, integrator):
+    "Times of the answer, times that the loop visits, and the places of the former among these."
+    if save_at is None:
+        return t_span, t_span, None
+    asked = as_span(save_at, "save_at")
+    visited, places = merge(t_span, asked, integrator.controller is not None)
+    return asked, visited, places
+
+
+def _times_of_clocks(visited, x, per_sample):
+    "The times as a part of the graph, and as the loop has them: Python's numbers, or `[T, B]`."
+    if per_sample:
+        rows = visited if visited.dim() == 2 else visited.expand(len(x), -1)
+        visited = rows.T.to(x.device)
+        return visited, visited.detach()
+    known = not torch.compiler.is_compiling() or is_constant(visited)
+    return visited, visited.tolist() if known else list(visited.unbind())
+
+# %% ../../nbs/numerics/26_odeint.ipynb #73bc7514
+def _check_backward(x, solver, atol, rtol):
+    "What is given for a backward solve must be right, whether there is one or not."
+    if solver is not None:
+        Adjoint(solver)
+    for name, value in (("atol_adjoint", atol), ("rtol_adjoint", rtol)):
+        if value is not None:
+            as_tolerance(name, value, x, None)
+
+
+def _with_events(sensitivity, events, stops, event_tol, max_events, j_span):
+    "The sensitivity, applied from event to event and from jump to jump where there are such."
+    if isinstance(sensitivity, Hybrid):  # which knows its events
+        if stops:
+            raise ValueError("a Stop that jumps goes with events=, not with an older handler")
+        return sensitivity
+    events = as_events(events, event_tol)
+    if not events:
+        return Jumps(stops, sensitivity) if stops else sensitivity
+    every = [*events, *as_known_events(stops)]
+    return Hybrid(every, sensitivity, event_tol, max_events, j_span, shown=len(events))
+
+# %% ../../nbs/numerics/26_odeint.ipynb #8ce06800
+def _integrands(integrals, integral_loss):
+    "Integrands as a list, and the nest that they came in."
+    if integrals is not None and integral_loss is not None:
+        raise ValueError(
+            "integrals= and integral_loss= are two names of one thing: give integrals= to have "
+            "them at all times, integral_loss= to have them at the end"
+        )
+    given = integral_loss if integrals is None else integrals
+    return ([], None) if given is None else tree_flatten(given)
+
+# %% ../../nbs/numerics/26_odeint.ipynb #3b6b2781
+class _Unread(torch.autograd.Function):
+    """The identity on the states of a solve. Its backward pass warns if the integral of the solve
+    was not read."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(stats, states):
+        return states.clone()  # a view could not be changed in place
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.stats = inputs[0]
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if not ctx.stats.integral_read:
+            ctx.stats.integral_read = True
+            warnings.warn(
+                "the integral_loss of this solve was not read before its states were "
+                "differentiated, so it is no part of the loss: add it, loss = ... + "
+                "solution.integral_loss.mean(), or leave integral_loss= out. (NeuralODE adds the "
+                "gradient by itself where it gives no Solution, as in model(x).)",
+                stacklevel=user_level(),
+            )
+        return None, gradient
+
+    @staticmethod
+    def jvp(ctx, _, tangent):
+        return tangent
+
+
+def _to_be_read(problem, x, integrals, sensitivity):
+    "Whether the integrals have a gradient that could be missed."
+    if not any(v.requires_grad for v in integrals):
+        return False
+    if sensitivity.keeps_graphs:
+        return True
+    # else all that comes from the backward pass seems to have one
+    start = problem.times[0]
+    if problem.integrator.per_sample:
+        start = start.to(torch.float64).reshape(-1, *[1] * (x.dim() - 1))
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return any(g(start, x).requires_grad for g in problem.integrands)
+
 # %% ../../nbs/numerics/26_odeint.ipynb #28358946
 def odeint(
     # vector field: `f(t, x)` or `f(x)`, either with a last `args`; often an `nn.Module`
@@ -231,108 +336,3 @@ OPTIONS = tuple(
 __getattr__ = names_that_moved(
     __name__, {"check_gradients": "numerics.gradcheck", "odeint_symplectic": "numerics.older"}
 )
-
-# %% ../../nbs/numerics/26_odeint.ipynb #db77ad99
-def _rounding_of(t_span):
-    "How far times may be off, relative; `None` where they are exact."
-    coarse = t_span.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return torch.finfo(t_span.dtype).eps if coarse else None
-
-
-def _check_backward(x, solver, atol, rtol):
-    "What is given for a backward solve must be right, whether there is one or not."
-    if solver is not None:
-        Adjoint(solver)
-    for name, value in (("atol_adjoint", atol), ("rtol_adjoint", rtol)):
-        if value is not None:
-            as_tolerance(name, value, x, None)
-
-
-def _times_to_visit(t_span, save_at, integrator):
-    "Times of the answer, times that the loop visits, and the places of the former among these."
-    if save_at is None:
-        return t_span, t_span, None
-    asked = as_span(save_at, "save_at")
-    visited, places = merge(t_span, asked, integrator.controller is not None)
-    return asked, visited, places
-
-
-def _times_of_clocks(visited, x, per_sample):
-    "The times as a part of the graph, and as the loop has them: Python's numbers, or `[T, B]`."
-    if per_sample:
-        rows = visited if visited.dim() == 2 else visited.expand(len(x), -1)
-        visited = rows.T.to(x.device)
-        return visited, visited.detach()
-    known = not torch.compiler.is_compiling() or is_constant(visited)
-    return visited, visited.tolist() if known else list(visited.unbind())
-
-
-def _with_events(sensitivity, events, stops, event_tol, max_events, j_span):
-    "The sensitivity, applied from event to event and from jump to jump where there are such."
-    if isinstance(sensitivity, Hybrid):  # which knows its events
-        if stops:
-            raise ValueError("a Stop that jumps goes with events=, not with an older handler")
-        return sensitivity
-    events = as_events(events, event_tol)
-    if not events:
-        return Jumps(stops, sensitivity) if stops else sensitivity
-    every = [*events, *as_known_events(stops)]
-    return Hybrid(every, sensitivity, event_tol, max_events, j_span, shown=len(events))
-
-
-def _integrands(integrals, integral_loss):
-    "Integrands as a list, and the nest that they came in."
-    if integrals is not None and integral_loss is not None:
-        raise ValueError(
-            "integrals= and integral_loss= are two names of one thing: give integrals= to have "
-            "them at all times, integral_loss= to have them at the end"
-        )
-    given = integral_loss if integrals is None else integrals
-    return ([], None) if given is None else tree_flatten(given)
-
-# %% ../../nbs/numerics/26_odeint.ipynb #3b6b2781
-class _Unread(torch.autograd.Function):
-    """The identity on the states of a solve. Its backward pass warns if the integral of the solve
-    was not read."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(stats, states):
-        return states.clone()  # a view could not be changed in place
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.stats = inputs[0]
-
-    @staticmethod
-    def backward(ctx, gradient):
-        if not ctx.stats.integral_read:
-            ctx.stats.integral_read = True
-            warnings.warn(
-                "the integral_loss of this solve was not read before its states were "
-                "differentiated, so it is no part of the loss: add it, loss = ... + "
-                "solution.integral_loss.mean(), or leave integral_loss= out. (NeuralODE adds the "
-                "gradient by itself where it gives no Solution, as in model(x).)",
-                stacklevel=user_level(),
-            )
-        return None, gradient
-
-    @staticmethod
-    def jvp(ctx, _, tangent):
-        return tangent
-
-
-def _to_be_read(problem, x, integrals, sensitivity):
-    "Whether the integrals have a gradient that could be missed."
-    if not any(v.requires_grad for v in integrals):
-        return False
-    if sensitivity.keeps_graphs:
-        return True
-    # else all that comes from the backward pass seems to have one
-    start = problem.times[0]
-    if problem.integrator.per_sample:
-        start = start.to(torch.float64).reshape(-1, *[1] * (x.dim() - 1))
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        return any(g(start, x).requires_grad for g in problem.integrands)

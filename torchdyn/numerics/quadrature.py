@@ -67,6 +67,36 @@ class Panel(NamedTuple):
     high: float
     points: list  # for each of Lobatto's nodes a list: the value of every integrand
 
+# %% ../../nbs/numerics/11a_quadrature.ipynb #600cabc7
+def sized(
+    dt: float | Tensor,  # size of a step, a number or one for each sample
+    v: Tensor,  # values of an integrand, one for each sample or a single one
+):
+    "A step size to multiply the values of an integrand with."
+    return dt.to(v.dtype).reshape(-1, *[1] * (v.dim() - 1)) if isinstance(dt, Tensor) else dt
+
+
+@functools.cache
+def _prediction(n, s):
+    "The weights of values at Lobatto's nodes in the value at `s` of the polynomial through them."
+    legendre = np.polynomial.legendre
+    nodes = 2 * np.array(lobatto(n)[0]) - 1
+    row = legendre.legvander(np.array([2 * s - 1]), n - 1)
+    return (row @ np.linalg.inv(legendre.legvander(nodes, n - 1)))[0].tolist()
+
+
+def _listed(errors):  # one look at the device for all
+    numbers = iter(torch.cat(errors).tolist() if errors else [])
+    return [[next(numbers) for _ in e] for e in errors]
+
+
+def _length(dt):  # of a step, to compare it with others: clocks of samples are taken as they come
+    return 1.0 if isinstance(dt, Tensor) else abs(dt)
+
+
+def _least(tolerance):
+    return tolerance.min() if isinstance(tolerance, Tensor) else tolerance
+
 # %% ../../nbs/numerics/11a_quadrature.ipynb #be0c783e
 MOST_PANELS = 10_000  # in one step
 
@@ -282,33 +312,3 @@ class Quadrature:
         "The integrals."
         self.settle()
         return self.totals
-
-# %% ../../nbs/numerics/11a_quadrature.ipynb #600cabc7
-def sized(
-    dt: float | Tensor,  # size of a step, a number or one for each sample
-    v: Tensor,  # values of an integrand, one for each sample or a single one
-):
-    "A step size to multiply the values of an integrand with."
-    return dt.to(v.dtype).reshape(-1, *[1] * (v.dim() - 1)) if isinstance(dt, Tensor) else dt
-
-
-@functools.cache
-def _prediction(n, s):
-    "The weights of values at Lobatto's nodes in the value at `s` of the polynomial through them."
-    legendre = np.polynomial.legendre
-    nodes = 2 * np.array(lobatto(n)[0]) - 1
-    row = legendre.legvander(np.array([2 * s - 1]), n - 1)
-    return (row @ np.linalg.inv(legendre.legvander(nodes, n - 1)))[0].tolist()
-
-
-def _listed(errors):  # one look at the device for all
-    numbers = iter(torch.cat(errors).tolist() if errors else [])
-    return [[next(numbers) for _ in e] for e in errors]
-
-
-def _length(dt):  # of a step, to compare it with others: clocks of samples are taken as they come
-    return 1.0 if isinstance(dt, Tensor) else abs(dt)
-
-
-def _least(tolerance):
-    return tolerance.min() if isinstance(tolerance, Tensor) else tolerance

@@ -23,6 +23,82 @@ from .sde_walks import ReversibleWalk, StepNoise, StepPlan, needs_tensors
 from .sde_walks import walk_by_adjoint, walk_on_tape
 from .wiener import WienerGrid
 
+# %% ../../nbs/numerics/29f_sde.ipynb #b5bbcc8f
+_SENSITIVITIES = "autograd", "adjoint", "reversible"
+
+
+def _forward_span(t_span, field):
+    t = as_span(t_span, samples=field.start.shape[0])
+    if t.requires_grad:
+        raise ValueError(
+            "the times of a stochastic equation have no gradient: a path is not differentiable in "
+            "time; give t_span.detach()"
+        )
+    if t.shape[-1] > 1 and bool((t[..., 1] < t[..., 0]).any()):
+        raise ValueError(
+            "a stochastic equation runs forward in time: t_span must increase; got "
+            f"{float(t.flatten()[0]):.6g} followed by {float(t.reshape(-1, t.shape[-1])[0, 1]):.6g}"
+        )
+    return t
+
+
+def _check_steps(t, dt, adaptive):
+    if dt is not None and not (math.isfinite(dt) and dt > 0):
+        raise ValueError(f"dt is the length of a step, more than zero; got {dt}")
+
+    if adaptive and t.dim() == 2:
+        raise ValueError(
+            "adaptive steps are one for all samples: t_span must be [T]; got shape "
+            f"{list(t.shape)}. Without adaptive=True each sample may have times of its own"
+        )
+
+
+def _check_motion(bm, field, noises, t):
+    if bm is None:
+        return
+    if t.dim() == 2:
+        raise ValueError("bm= runs on one clock: with t_span [B, T] give seed= instead")
+    wanted = (len(field.start), noises)
+    if tuple(bm.shape) != wanted:
+        raise ValueError(
+            f"the Brownian motion has shape {list(bm.shape)}; the equation needs {list(wanted)}, "
+            "samples and noises"
+        )
+    if bm.dtype != field.start.dtype or bm.device != field.start.device:
+        raise ValueError(
+            f"the Brownian motion is {bm.dtype} on {bm.device}, the state {field.start.dtype} on "
+            f"{field.start.device}: make them alike"
+        )
+
+# %% ../../nbs/numerics/29f_sde.ipynb #765ce729
+def _channels(field, t, tensors, sensitivity):
+    """How many noises there are, and whether anything needs a gradient (torchsde's Milstein would
+    keep a graph that nobody asked for), by one look at drift and diffusion."""
+    first = t[..., :1].detach().to(field.start) if t.dim() == 2 else float(t[0])
+    looks = sensitivity != "autograd"
+    enabled = torch.is_grad_enabled()
+    with torch.set_grad_enabled(looks or enabled):
+        y = field.start.detach().requires_grad_(looks)
+        f, g = field.f_and_g(first, y)
+    if looks:
+        for v in (f, g):
+            refuse_undeclared(v, (*tensors, y))
+            if sensitivity == "adjoint" and v.requires_grad and entangled(v, tensors):
+                raise ValueError(
+                    "torchsde's adjoint cannot tell tensors apart of which one is made of the "
+                    "other: hand one of them over and make the other in the equation, or take "
+                    "sensitivity='autograd' or 'reversible'"
+                )
+    field.nfe = field.nfe_diffusion = 0
+    noises = g.shape[-1]
+    if field.noise_type == "scalar" and noises != 1:
+        raise ValueError(
+            f"noise_type 'scalar' has one noise; g has {noises}: return [..., 1], or say 'general'"
+        )
+    found = (f, g, field.start) if not looks else (field.start, *tensors)
+    attached = bool(tensors) or any(v.requires_grad for v in found)
+    return noises, enabled and attached
+
 # %% ../../nbs/numerics/29f_sde.ipynb #0f9281c8
 @dataclasses.dataclass
 class SDEStats(Stats):
@@ -30,89 +106,75 @@ class SDEStats(Stats):
 
     nfe_diffusion: int = 0  # evaluations of the diffusion
 
-# %% ../../nbs/numerics/29f_sde.ipynb #3d252ae7
-def sdeint(
-    # has `f(t, x)`, `g(t, x)`, `noise_type` and `sde_type`; often an `nn.Module`
-    sde: Any,
-    # initial state: a tensor of any shape, `[B, ...]`, or a nest of tensors `[B, ...]`
-    x: Any,
-    # times `[T]`, increasing; the first belongs to `x`; `[B, T]`: of each sample its own
-    t_span: Any,
-    solver: str = "srk",  # one of `SDE_METHODS`; it must fit the equation
-    bm: Any = None,  # a Brownian motion `[B, m]` in time: a `WienerGrid`, or one of torchsde's
-    *,
-    # longest step, or first step if adaptive; `None`: a hundredth of the interval
-    dt: float | None = None,
-    # absolute tolerance of adaptive steps; `None`: 1e-4; fixed steps warn that it is idle
-    atol: float | None = None,
-    rtol: float | None = None,  # relative tolerance, likewise
-    adaptive: bool = False,  # choose steps by their error, one step for all samples
-    sensitivity: str = "autograd",  # how gradients are found: also 'adjoint', 'reversible'
-    seed: int | None = None,  # of the noise; `None`: drawn from PyTorch's global generator
-    args: Any = None,  # handed to functions that take them; tensors in it get gradients
-    # also integrate the divergence from the prior drift `h(t, x)`: `solution.log_ratio`
-    log_ratio: bool = False,
-    # tensors that the equation uses and that are neither its parameters nor in `args`
-    optimizable_params: tuple = (),
-    throw: bool = True,  # raise `SolverError` where a state is not finite; else NaN from there on
-    **unknown,  # refused, with the known name that looks most like it
-) -> Solution:  # unpacks as `(t_eval, x)`; `solution.log_ratio`: increments `[T - 1, B]`
-    "Solves $dX = f(t, X)\\,dt + g(t, X)\\,dW$ from `x` at `t_span[0]`."
-    if unknown:
-        raise TypeError(unknown_options("sdeint", unknown, _OPTIONS))
-    torchsde_parts()
-    field = SDEField(sde, x, args)
-    method = sde_method(solver, field.sde_type, field.noise_type)
-    if sensitivity not in _SENSITIVITIES:
-        raise ValueError(
-            f"unknown sensitivity {sensitivity!r} of a stochastic equation; known are "
-            f"{', '.join(_SENSITIVITIES)}"
-        )
-    if sensitivity == "reversible" and method.name != "reversible_heun":
-        raise ValueError(
-            f"sensitivity='reversible' goes with solver='reversible_heun', for equations with "
-            f"sde_type 'stratonovich'; got solver={solver!r}"
-        )
-    t_eval = _forward_span(t_span, field)
-    _check_steps(t_eval, dt, adaptive)
-    if not adaptive and (atol, rtol) != (None, None):
-        warnings.warn(
-            f"{solver} takes fixed steps without adaptive=True: atol and rtol have no effect",
-            stacklevel=user_level(),
-        )
-    tensors = field.tensors(tuple(optimizable_params))
-    noises, attached = _channels(field, t_eval, tensors, sensitivity)
-    _check_motion(bm, field, noises, t_eval)
-    seed = int(torch.randint(2**62, ())) if seed is None else int(seed)
-    whole = LogRatio(field) if log_ratio else field
-    pad = log_ratio and field.noise_type == "diagonal"
-    length = float((t_eval[..., -1] - t_eval[..., 0]).detach().nan_to_num().max())
-    dt = length / 100 if dt is None else float(dt)
-    stats = SDEStats()
-    run = _Run(method, whole, field, t_eval, dt, bm, seed, noises, pad, tensors, stats)
-    tolerances = (1e-4 if v is None else v for v in (atol, rtol))
-    with torch.set_grad_enabled(attached):
-        if adaptive:
-            rows = run.adaptively(*tolerances, sensitivity)
-        else:
-            rows = run.counted(sensitivity)
-    stats.nfe = field.nfe
-    stats.nfe_diffusion = field.nfe_diffusion
-    rows = _outcome(rows, t_eval, run, stats, throw)
-    ratio = None
-    if log_ratio:
-        ratio = rows[..., -1].diff(dim=0)
-        ratio = ratio if len(field.shape) > 1 else ratio.squeeze(1)
-        rows = rows[..., :-1]
-    solution = Solution(t_eval, field.fold(rows), stats)
-    solution.log_ratio = ratio
-    return solution
+# %% ../../nbs/numerics/29f_sde.ipynb #747e0038
+def _interval(start, end, size, seed, area, kind, dt=None):
+    torchsde, *_ = torchsde_parts()
+    return torchsde.BrownianInterval(
+        start, end, size, entropy=seed % 2**32, levy_area_approximation=area, dt=dt, **kind
+    )
+
+
+class _Asked:
+    "A Brownian motion that keeps count of the steps of an adaptive solve: three questions each."
+
+    def __init__(self, bm, pad):
+        self.bm = bm
+        self.pad = pad
+        self.starts = []
+        self.last = math.nan
+        self.dtype = bm.dtype
+        self.device = bm.device
+        self.levy_area_approximation = bm.levy_area_approximation
+        self.shape = torch.Size((bm.shape[0], bm.shape[1] + pad))
+
+    def __call__(self, ta, tb, return_U=False, return_A=False):
+        self.last = float(ta)
+        self.starts.append(self.last)
+        found = self.bm(ta, tb, return_U=return_U, return_A=return_A)
+        if not self.pad:
+            return found
+        if isinstance(found, Tensor):
+            return torch.nn.functional.pad(found, (0, 1))
+        return tuple(torch.nn.functional.pad(v, (0, 1)) for v in found)
+
+    def steps(self):
+        "-> (steps tried, of these rejected)."
+        tried = self.starts[::3]
+        return len(tried), sum(a == b for a, b in zip(tried, tried[1:]))
+
+# %% ../../nbs/numerics/29f_sde.ipynb #b0becdd1
+class _Found(Exception):
+    pass
+
+
+class _Watched:
+    "An equation that stops at the first state that is not finite."
+
+    def __init__(self, sde):
+        self.sde = sde
+        self.noise_type = sde.noise_type
+        self.sde_type = sde.sde_type
+        self.start = sde.start
+
+    def look(self, t, y):
+        if not y.isfinite().all():
+            t = getattr(t, "clock", t)
+            bad = ~y.isfinite().all(1)
+            raise _Found(float(t[bad][0] if isinstance(t, Tensor) and t.dim() else t))
+
+    def f(self, t, y):
+        self.look(t, y)
+        return self.sde.f(t, y)
+
+    def g(self, t, y):
+        self.look(t, y)
+        return self.sde.g(t, y)
+
+    def f_and_g(self, t, y):
+        self.look(t, y)
+        return self.sde.f_and_g(t, y)
 
 # %% ../../nbs/numerics/29f_sde.ipynb #059e83d9
-_SENSITIVITIES = "autograd", "adjoint", "reversible"
-_OPTIONS = tuple(inspect.signature(sdeint).parameters)[:-1]
-
-
 class _Run:
     "One solve, and again what it needs to say where it failed."
 
@@ -213,148 +275,7 @@ class _Run:
             return found.args[0]
         return float(self.t_eval.nan_to_num(-math.inf).max())
 
-
-class _Found(Exception):
-    pass
-
-
-class _Watched:
-    "An equation that stops at the first state that is not finite."
-
-    def __init__(self, sde):
-        self.sde = sde
-        self.noise_type = sde.noise_type
-        self.sde_type = sde.sde_type
-        self.start = sde.start
-
-    def look(self, t, y):
-        if not y.isfinite().all():
-            t = getattr(t, "clock", t)
-            bad = ~y.isfinite().all(1)
-            raise _Found(float(t[bad][0] if isinstance(t, Tensor) and t.dim() else t))
-
-    def f(self, t, y):
-        self.look(t, y)
-        return self.sde.f(t, y)
-
-    def g(self, t, y):
-        self.look(t, y)
-        return self.sde.g(t, y)
-
-    def f_and_g(self, t, y):
-        self.look(t, y)
-        return self.sde.f_and_g(t, y)
-
-
-class _Asked:
-    "A Brownian motion that keeps count of the steps of an adaptive solve: three questions each."
-
-    def __init__(self, bm, pad):
-        self.bm = bm
-        self.pad = pad
-        self.starts = []
-        self.last = math.nan
-        self.dtype = bm.dtype
-        self.device = bm.device
-        self.levy_area_approximation = bm.levy_area_approximation
-        self.shape = torch.Size((bm.shape[0], bm.shape[1] + pad))
-
-    def __call__(self, ta, tb, return_U=False, return_A=False):
-        self.last = float(ta)
-        self.starts.append(self.last)
-        found = self.bm(ta, tb, return_U=return_U, return_A=return_A)
-        if not self.pad:
-            return found
-        if isinstance(found, Tensor):
-            return torch.nn.functional.pad(found, (0, 1))
-        return tuple(torch.nn.functional.pad(v, (0, 1)) for v in found)
-
-    def steps(self):
-        "-> (steps tried, of these rejected)."
-        tried = self.starts[::3]
-        return len(tried), sum(a == b for a, b in zip(tried, tried[1:]))
-
-
-def _interval(start, end, size, seed, area, kind, dt=None):
-    torchsde, *_ = torchsde_parts()
-    return torchsde.BrownianInterval(
-        start, end, size, entropy=seed % 2**32, levy_area_approximation=area, dt=dt, **kind
-    )
-
-# %% ../../nbs/numerics/29f_sde.ipynb #b5bbcc8f
-def _forward_span(t_span, field):
-    t = as_span(t_span, samples=field.start.shape[0])
-    if t.requires_grad:
-        raise ValueError(
-            "the times of a stochastic equation have no gradient: a path is not differentiable in "
-            "time; give t_span.detach()"
-        )
-    if t.shape[-1] > 1 and bool((t[..., 1] < t[..., 0]).any()):
-        raise ValueError(
-            "a stochastic equation runs forward in time: t_span must increase; got "
-            f"{float(t.flatten()[0]):.6g} followed by {float(t.reshape(-1, t.shape[-1])[0, 1]):.6g}"
-        )
-    return t
-
-
-def _check_steps(t, dt, adaptive):
-    if dt is not None and not (math.isfinite(dt) and dt > 0):
-        raise ValueError(f"dt is the length of a step, more than zero; got {dt}")
-
-    if adaptive and t.dim() == 2:
-        raise ValueError(
-            "adaptive steps are one for all samples: t_span must be [T]; got shape "
-            f"{list(t.shape)}. Without adaptive=True each sample may have times of its own"
-        )
-
-
-def _channels(field, t, tensors, sensitivity):
-    """How many noises there are, and whether anything needs a gradient (torchsde's Milstein would
-    keep a graph that nobody asked for), by one look at drift and diffusion."""
-    first = t[..., :1].detach().to(field.start) if t.dim() == 2 else float(t[0])
-    looks = sensitivity != "autograd"
-    enabled = torch.is_grad_enabled()
-    with torch.set_grad_enabled(looks or enabled):
-        y = field.start.detach().requires_grad_(looks)
-        f, g = field.f_and_g(first, y)
-    if looks:
-        for v in (f, g):
-            refuse_undeclared(v, (*tensors, y))
-            if sensitivity == "adjoint" and v.requires_grad and entangled(v, tensors):
-                raise ValueError(
-                    "torchsde's adjoint cannot tell tensors apart of which one is made of the "
-                    "other: hand one of them over and make the other in the equation, or take "
-                    "sensitivity='autograd' or 'reversible'"
-                )
-    field.nfe = field.nfe_diffusion = 0
-    noises = g.shape[-1]
-    if field.noise_type == "scalar" and noises != 1:
-        raise ValueError(
-            f"noise_type 'scalar' has one noise; g has {noises}: return [..., 1], or say 'general'"
-        )
-    found = (f, g, field.start) if not looks else (field.start, *tensors)
-    attached = bool(tensors) or any(v.requires_grad for v in found)
-    return noises, enabled and attached
-
-
-def _check_motion(bm, field, noises, t):
-    if bm is None:
-        return
-    if t.dim() == 2:
-        raise ValueError("bm= runs on one clock: with t_span [B, T] give seed= instead")
-    wanted = (len(field.start), noises)
-    if tuple(bm.shape) != wanted:
-        raise ValueError(
-            f"the Brownian motion has shape {list(bm.shape)}; the equation needs {list(wanted)}, "
-            "samples and noises"
-        )
-    if bm.dtype != field.start.dtype or bm.device != field.start.device:
-        raise ValueError(
-            f"the Brownian motion is {bm.dtype} on {bm.device}, the state {field.start.dtype} on "
-            f"{field.start.device}: make them alike"
-        )
-
-
+# %% ../../nbs/numerics/29f_sde.ipynb #9ca0400d
 def _outcome(rows, t, run, stats, throw):
     "Looks for states that are not finite; these samples are NaN from there on."
     stats.t = float(t.detach().nan_to_num(-math.inf).max()) if math.isnan(stats.t) else stats.t
@@ -375,3 +296,84 @@ def _outcome(rows, t, run, stats, throw):
             stats, f"Sample {samples[0]} is the first of {len(samples)} that failed. "
         )
     return torch.where((bad.cumsum(0) > 0).unsqueeze(-1), math.nan, rows)
+
+# %% ../../nbs/numerics/29f_sde.ipynb #3d252ae7
+def sdeint(
+    # has `f(t, x)`, `g(t, x)`, `noise_type` and `sde_type`; often an `nn.Module`
+    sde: Any,
+    # initial state: a tensor of any shape, `[B, ...]`, or a nest of tensors `[B, ...]`
+    x: Any,
+    # times `[T]`, increasing; the first belongs to `x`; `[B, T]`: of each sample its own
+    t_span: Any,
+    solver: str = "srk",  # one of `SDE_METHODS`; it must fit the equation
+    bm: Any = None,  # a Brownian motion `[B, m]` in time: a `WienerGrid`, or one of torchsde's
+    *,
+    # longest step, or first step if adaptive; `None`: a hundredth of the interval
+    dt: float | None = None,
+    # absolute tolerance of adaptive steps; `None`: 1e-4; fixed steps warn that it is idle
+    atol: float | None = None,
+    rtol: float | None = None,  # relative tolerance, likewise
+    adaptive: bool = False,  # choose steps by their error, one step for all samples
+    sensitivity: str = "autograd",  # how gradients are found: also 'adjoint', 'reversible'
+    seed: int | None = None,  # of the noise; `None`: drawn from PyTorch's global generator
+    args: Any = None,  # handed to functions that take them; tensors in it get gradients
+    # also integrate the divergence from the prior drift `h(t, x)`: `solution.log_ratio`
+    log_ratio: bool = False,
+    # tensors that the equation uses and that are neither its parameters nor in `args`
+    optimizable_params: tuple = (),
+    throw: bool = True,  # raise `SolverError` where a state is not finite; else NaN from there on
+    **unknown,  # refused, with the known name that looks most like it
+) -> Solution:  # unpacks as `(t_eval, x)`; `solution.log_ratio`: increments `[T - 1, B]`
+    "Solves $dX = f(t, X)\\,dt + g(t, X)\\,dW$ from `x` at `t_span[0]`."
+    if unknown:
+        raise TypeError(unknown_options("sdeint", unknown, _OPTIONS))
+    torchsde_parts()
+    field = SDEField(sde, x, args)
+    method = sde_method(solver, field.sde_type, field.noise_type)
+    if sensitivity not in _SENSITIVITIES:
+        raise ValueError(
+            f"unknown sensitivity {sensitivity!r} of a stochastic equation; known are "
+            f"{', '.join(_SENSITIVITIES)}"
+        )
+    if sensitivity == "reversible" and method.name != "reversible_heun":
+        raise ValueError(
+            f"sensitivity='reversible' goes with solver='reversible_heun', for equations with "
+            f"sde_type 'stratonovich'; got solver={solver!r}"
+        )
+    t_eval = _forward_span(t_span, field)
+    _check_steps(t_eval, dt, adaptive)
+    if not adaptive and (atol, rtol) != (None, None):
+        warnings.warn(
+            f"{solver} takes fixed steps without adaptive=True: atol and rtol have no effect",
+            stacklevel=user_level(),
+        )
+    tensors = field.tensors(tuple(optimizable_params))
+    noises, attached = _channels(field, t_eval, tensors, sensitivity)
+    _check_motion(bm, field, noises, t_eval)
+    seed = int(torch.randint(2**62, ())) if seed is None else int(seed)
+    whole = LogRatio(field) if log_ratio else field
+    pad = log_ratio and field.noise_type == "diagonal"
+    length = float((t_eval[..., -1] - t_eval[..., 0]).detach().nan_to_num().max())
+    dt = length / 100 if dt is None else float(dt)
+    stats = SDEStats()
+    run = _Run(method, whole, field, t_eval, dt, bm, seed, noises, pad, tensors, stats)
+    tolerances = (1e-4 if v is None else v for v in (atol, rtol))
+    with torch.set_grad_enabled(attached):
+        if adaptive:
+            rows = run.adaptively(*tolerances, sensitivity)
+        else:
+            rows = run.counted(sensitivity)
+    stats.nfe = field.nfe
+    stats.nfe_diffusion = field.nfe_diffusion
+    rows = _outcome(rows, t_eval, run, stats, throw)
+    ratio = None
+    if log_ratio:
+        ratio = rows[..., -1].diff(dim=0)
+        ratio = ratio if len(field.shape) > 1 else ratio.squeeze(1)
+        rows = rows[..., :-1]
+    solution = Solution(t_eval, field.fold(rows), stats)
+    solution.log_ratio = ratio
+    return solution
+
+# %% ../../nbs/numerics/29f_sde.ipynb #aab1c9c4
+_OPTIONS = tuple(inspect.signature(sdeint).parameters)[:-1]

@@ -76,6 +76,190 @@ class Shooting(Solution):
     def __reduce__(self):
         return Shooting, (self.t_eval, self.x, self.stats, self.root)
 
+# %% ../../nbs/numerics/29_shooting.ipynb #770e5b25
+METHODS = dict.fromkeys(("newton", "parareal", "forward", "implicit_euler"))
+
+
+def _copied(v):
+    return v.clone() if isinstance(v, Tensor) else v
+
+
+def _check_span(t_span):
+    shape = list(t_span.shape) if isinstance(t_span, Tensor) else None
+    if shape is not None and len(shape) == 2:
+        raise ValueError(
+            "pieces meet at the same times in all samples: t_span is one row of times, [T]; got "
+            f"shape {shape}"
+        )
+    t = as_span(t_span)
+    if len(t) < 2:
+        raise ValueError(f"shooting needs two times or more, one piece; got {t.tolist()}")
+    return t if t.is_floating_point() else t.double()
+
+
+def _check_state(x):
+    if under_transform():
+        raise RuntimeError(
+            "shooting corrects until the pieces meet, which torch.func transforms hide: give the "
+            "batch as the leading dimension of x, and differentiate with torch.autograd"
+        )
+    flat, layout = ravel_state(x, 1)
+    if not flat.dim():
+        raise ValueError(
+            "shooting takes samples along the leading dimension, [B, ...]; got a 0-dim state: give "
+            "x[None]"
+        )
+    check_state(flat)
+    return flat, layout
+
+
+def _check_search(tol, max_iter, default):
+    if not (isinstance(tol, (int, float)) and tol >= 0):
+        raise ValueError(f"tol is a number, not negative; got {tol!r}")
+    if max_iter is None:
+        return default
+    if not isinstance(max_iter, int) or max_iter < 0:
+        raise ValueError(f"max_iter is a number of corrections, 0 or more; got {max_iter!r}")
+    return max_iter
+
+# %% ../../nbs/numerics/29_shooting.ipynb #b5a887ac
+def _as_options(x, layout, t, fine, method, dt, atol, rtol):
+    "The fine solve in the time of a piece, from 0 to 1."
+    given = (as_tolerance(name, v, x, layout) for name, v in (("atol", atol), ("rtol", rtol)))
+    integrator = make_integrator(fine, Tolerance(*given), dt=dt)
+    stepper = integrator.stepper
+    if method == "forward" and not stepper.explicit:
+        raise ValueError(
+            "method='forward' carries derivatives through explicit steps; "
+            f"{type(stepper).__name__} is implicit: take method='newton' or 'parareal'"
+        )
+    if integrator.controller is not None:
+        return dict(solver=stepper, atol=atol, rtol=rtol, per_sample=True)
+    if (atol, rtol) != (None, None):
+        warn_of_idle_tolerances(integrator, None)
+    times = t.tolist()
+    steps = max(integrator.pieces(a, b) for a, b in zip(times, times[1:]))
+    return dict(solver=stepper, dt=1 / steps)
+
+
+def _as_way(sensitivity, options, method):
+    "The sensitivity of the fine solves, and whether the search keeps its tape."
+    if isinstance(sensitivity, str):
+        lookup("sensitivity", {"implicit": None, **SENSITIVITIES}, sensitivity)
+        if sensitivity in ("implicit", "autograd"):
+            return "autograd", sensitivity == "autograd"
+    if method == "implicit_euler":
+        raise ValueError(
+            "method='implicit_euler' has no fine solves to differentiate: sensitivity is "
+            f"'implicit' or 'autograd'; got {sensitivity!r}"
+        )
+    chosen = as_sensitivity(sensitivity)
+    limits = {name: v for name, v in options.items() if name in ("dt", "per_sample")}
+    integrator = make_integrator(options["solver"], **limits)
+    chosen.check(Problem(None, [0.0, 1.0], integrator, Stats()))
+    return chosen, False
+
+# %% ../../nbs/numerics/29_shooting.ipynb #18cf33c9
+def _refined(t, dt):
+    "Times at most `dt` apart, as fixed steps take them, and the places of `t` among them."
+    times = t.tolist()
+    integrator = make_integrator("euler", dt=dt)
+    pieces = [integrator.pieces(a, b) for a, b in zip(times, times[1:])]
+    parts = [
+        torch.lerp(a, b, torch.arange(n, dtype=t.dtype, device=t.device) / n)
+        for a, b, n in zip(t, t[1:], pieces)
+    ]
+    rows = [0]
+    for n in pieces:
+        rows.append(rows[-1] + n)
+    return torch.cat([*parts, t[-1:]]), rows
+
+
+def _first_nodes(joints, nodes, layout, method, rows):
+    "The first guess `[B, N, ...]`, and what parareal remembers of it."
+    x = joints.x
+    if nodes is None and method == "implicit_euler":
+        return x.detach().unsqueeze(1).repeat(1, joints.count, *[1] * (x.dim() - 1)), None
+    if nodes is None:
+        start, steps = joints.sweep()
+        return start, steps if method == "parareal" else None
+    rows = rows or list(range(joints.count + 1))
+    if layout is not None:
+        leaves = tree_leaves(nodes)
+        if all(isinstance(v, Tensor) and len(v) == len(rows) for v in leaves):
+            each = (tree_map(lambda v, i=i: v[i], nodes) for i in range(len(rows)))
+            nodes = torch.stack(list(map(layout.ravel, each)))
+    if not isinstance(nodes, Tensor) or nodes.shape != (len(rows), *x.shape):
+        got = list(nodes.shape) if isinstance(nodes, Tensor) else type(nodes).__name__
+        raise ValueError(
+            "nodes are a first guess of the solution at all times, a state for each, "
+            f"{[len(rows), *x.shape]}; got {got}"
+        )
+    known = nodes.detach().to(x)[1:]
+    steps = [b - a for a, b in zip(rows, rows[1:])]
+    known = known if max(steps) == 1 else known[[i for i, n in enumerate(steps) for _ in range(n)]]
+    return known.transpose(0, 1).contiguous(), None
+
+# %% ../../nbs/numerics/29_shooting.ipynb #0318ff95
+class _Watched(RootSolver):
+    "A root solver that remembers its last guess."
+
+    def __init__(self, solver):
+        super().__init__()
+        self.solver = solver
+        self.last = None
+
+    def begin(self, g, z):
+        return self.solver.begin(g, z)
+
+    def forward(self, g, z, r, memory):
+        self.last, r, memory = self.solver(g, z, r, memory)
+        return self.last, r, memory
+
+
+def _search(solver, g, z, target, max_iter, memory):
+    """Samples that ran out of corrections get the last of them, not the one with the least
+    residual: its first nodes are exact."""
+    solver = _Watched(solver)
+    z, log = iterate(solver, g, z, target, max_iter, memory)
+    if solver.last is None:
+        return z, log
+    ran_out = log.status == Status.NOT_CONVERGED
+    z = solver.last.where(ran_out.unsqueeze(1), z)
+    return z, log._replace(residual=log.history[-1].where(ran_out, log.residual))
+
+
+def _attached(joints, nodes, way, throw, log):
+    "The nodes with their derivatives."
+    joints.searching = False
+    g = Residual(joints.residual, nodes, batch_dims=1)
+    g.tracked = True
+    linear = _Backward(way, not isinstance(joints, ImplicitSteps))
+    return implicit(g, nodes, linear=linear, throw=throw, log=log)
+
+
+def _failure(method, log, tol, z):
+    bad = log.status != Status.SUCCESS
+    worst = int(log.residual.where(bad, -1.0).nan_to_num(math.inf).argmax())
+    status = Status(int(log.status[worst]))
+    size = z[worst].square().mean().sqrt()
+    advice = (
+        "There a fine or a coarse step became NaN or infinite: give a first guess, nodes=, more "
+        "times in t_span, or a coarse step that is stable, e.g. coarse='implicit_euler'"
+        if status is Status.NON_FINITE
+        else f"That is the rounding of {z.dtype}: ask for less, tol=, or use double precision"
+        if log.residual[worst] <= 10 * torch.finfo(z.dtype).eps * size.clamp(min=1)
+        else "Raise max_iter, ask for less, tol=, start closer, nodes=, or put the times closer"
+    )
+    return RootError(
+        f"{status.name}: in {int(bad.sum())} of {len(bad)} samples the pieces do not meet; the "
+        f"worst is sample {worst}, off by {log.residual[worst]:.3g} after "
+        f"{int(log.iterations[worst])} corrections by {method!r}, wanted {tol:.3g}. {advice}",
+        status,
+        worst,
+        log,
+    )
+
 # %% ../../nbs/numerics/29_shooting.ipynb #db08736c
 def shoot(
     f: Callable,  # vector field: `f(t, x)` or `f(x)`, either with a last `args`
@@ -158,187 +342,5 @@ def shoot(
     root = Root(g.unravel(z).detach(), log._replace(backward=backward))
     return Shooting(given, states, stats, root)
 
-# %% ../../nbs/numerics/29_shooting.ipynb #0318ff95
-METHODS = dict.fromkeys(("newton", "parareal", "forward", "implicit_euler"))
+# %% ../../nbs/numerics/29_shooting.ipynb #ce0f13f3
 OPTIONS_OF_SHOOT = tuple(inspect.signature(shoot).parameters)[:-1]
-
-
-def _copied(v):
-    return v.clone() if isinstance(v, Tensor) else v
-
-
-def _check_span(t_span):
-    shape = list(t_span.shape) if isinstance(t_span, Tensor) else None
-    if shape is not None and len(shape) == 2:
-        raise ValueError(
-            "pieces meet at the same times in all samples: t_span is one row of times, [T]; got "
-            f"shape {shape}"
-        )
-    t = as_span(t_span)
-    if len(t) < 2:
-        raise ValueError(f"shooting needs two times or more, one piece; got {t.tolist()}")
-    return t if t.is_floating_point() else t.double()
-
-
-def _check_state(x):
-    if under_transform():
-        raise RuntimeError(
-            "shooting corrects until the pieces meet, which torch.func transforms hide: give the "
-            "batch as the leading dimension of x, and differentiate with torch.autograd"
-        )
-    flat, layout = ravel_state(x, 1)
-    if not flat.dim():
-        raise ValueError(
-            "shooting takes samples along the leading dimension, [B, ...]; got a 0-dim state: give "
-            "x[None]"
-        )
-    check_state(flat)
-    return flat, layout
-
-
-def _check_search(tol, max_iter, default):
-    if not (isinstance(tol, (int, float)) and tol >= 0):
-        raise ValueError(f"tol is a number, not negative; got {tol!r}")
-    if max_iter is None:
-        return default
-    if not isinstance(max_iter, int) or max_iter < 0:
-        raise ValueError(f"max_iter is a number of corrections, 0 or more; got {max_iter!r}")
-    return max_iter
-
-
-def _as_options(x, layout, t, fine, method, dt, atol, rtol):
-    "The fine solve in the time of a piece, from 0 to 1."
-    given = (as_tolerance(name, v, x, layout) for name, v in (("atol", atol), ("rtol", rtol)))
-    integrator = make_integrator(fine, Tolerance(*given), dt=dt)
-    stepper = integrator.stepper
-    if method == "forward" and not stepper.explicit:
-        raise ValueError(
-            "method='forward' carries derivatives through explicit steps; "
-            f"{type(stepper).__name__} is implicit: take method='newton' or 'parareal'"
-        )
-    if integrator.controller is not None:
-        return dict(solver=stepper, atol=atol, rtol=rtol, per_sample=True)
-    if (atol, rtol) != (None, None):
-        warn_of_idle_tolerances(integrator, None)
-    times = t.tolist()
-    steps = max(integrator.pieces(a, b) for a, b in zip(times, times[1:]))
-    return dict(solver=stepper, dt=1 / steps)
-
-
-def _as_way(sensitivity, options, method):
-    "The sensitivity of the fine solves, and whether the search keeps its tape."
-    if isinstance(sensitivity, str):
-        lookup("sensitivity", {"implicit": None, **SENSITIVITIES}, sensitivity)
-        if sensitivity in ("implicit", "autograd"):
-            return "autograd", sensitivity == "autograd"
-    if method == "implicit_euler":
-        raise ValueError(
-            "method='implicit_euler' has no fine solves to differentiate: sensitivity is "
-            f"'implicit' or 'autograd'; got {sensitivity!r}"
-        )
-    chosen = as_sensitivity(sensitivity)
-    limits = {name: v for name, v in options.items() if name in ("dt", "per_sample")}
-    integrator = make_integrator(options["solver"], **limits)
-    chosen.check(Problem(None, [0.0, 1.0], integrator, Stats()))
-    return chosen, False
-
-
-def _refined(t, dt):
-    "Times at most `dt` apart, as fixed steps take them, and the places of `t` among them."
-    times = t.tolist()
-    integrator = make_integrator("euler", dt=dt)
-    pieces = [integrator.pieces(a, b) for a, b in zip(times, times[1:])]
-    parts = [
-        torch.lerp(a, b, torch.arange(n, dtype=t.dtype, device=t.device) / n)
-        for a, b, n in zip(t, t[1:], pieces)
-    ]
-    rows = [0]
-    for n in pieces:
-        rows.append(rows[-1] + n)
-    return torch.cat([*parts, t[-1:]]), rows
-
-
-def _first_nodes(joints, nodes, layout, method, rows):
-    "The first guess `[B, N, ...]`, and what parareal remembers of it."
-    x = joints.x
-    if nodes is None and method == "implicit_euler":
-        return x.detach().unsqueeze(1).repeat(1, joints.count, *[1] * (x.dim() - 1)), None
-    if nodes is None:
-        start, steps = joints.sweep()
-        return start, steps if method == "parareal" else None
-    rows = rows or list(range(joints.count + 1))
-    if layout is not None:
-        leaves = tree_leaves(nodes)
-        if all(isinstance(v, Tensor) and len(v) == len(rows) for v in leaves):
-            each = (tree_map(lambda v, i=i: v[i], nodes) for i in range(len(rows)))
-            nodes = torch.stack(list(map(layout.ravel, each)))
-    if not isinstance(nodes, Tensor) or nodes.shape != (len(rows), *x.shape):
-        got = list(nodes.shape) if isinstance(nodes, Tensor) else type(nodes).__name__
-        raise ValueError(
-            "nodes are a first guess of the solution at all times, a state for each, "
-            f"{[len(rows), *x.shape]}; got {got}"
-        )
-    known = nodes.detach().to(x)[1:]
-    steps = [b - a for a, b in zip(rows, rows[1:])]
-    known = known if max(steps) == 1 else known[[i for i, n in enumerate(steps) for _ in range(n)]]
-    return known.transpose(0, 1).contiguous(), None
-
-
-class _Watched(RootSolver):
-    "A root solver that remembers its last guess."
-
-    def __init__(self, solver):
-        super().__init__()
-        self.solver = solver
-        self.last = None
-
-    def begin(self, g, z):
-        return self.solver.begin(g, z)
-
-    def forward(self, g, z, r, memory):
-        self.last, r, memory = self.solver(g, z, r, memory)
-        return self.last, r, memory
-
-
-def _search(solver, g, z, target, max_iter, memory):
-    """Samples that ran out of corrections get the last of them, not the one with the least
-    residual: its first nodes are exact."""
-    solver = _Watched(solver)
-    z, log = iterate(solver, g, z, target, max_iter, memory)
-    if solver.last is None:
-        return z, log
-    ran_out = log.status == Status.NOT_CONVERGED
-    z = solver.last.where(ran_out.unsqueeze(1), z)
-    return z, log._replace(residual=log.history[-1].where(ran_out, log.residual))
-
-
-def _attached(joints, nodes, way, throw, log):
-    "The nodes with their derivatives."
-    joints.searching = False
-    g = Residual(joints.residual, nodes, batch_dims=1)
-    g.tracked = True
-    linear = _Backward(way, not isinstance(joints, ImplicitSteps))
-    return implicit(g, nodes, linear=linear, throw=throw, log=log)
-
-
-def _failure(method, log, tol, z):
-    bad = log.status != Status.SUCCESS
-    worst = int(log.residual.where(bad, -1.0).nan_to_num(math.inf).argmax())
-    status = Status(int(log.status[worst]))
-    size = z[worst].square().mean().sqrt()
-    advice = (
-        "There a fine or a coarse step became NaN or infinite: give a first guess, nodes=, more "
-        "times in t_span, or a coarse step that is stable, e.g. coarse='implicit_euler'"
-        if status is Status.NON_FINITE
-        else f"That is the rounding of {z.dtype}: ask for less, tol=, or use double precision"
-        if log.residual[worst] <= 10 * torch.finfo(z.dtype).eps * size.clamp(min=1)
-        else "Raise max_iter, ask for less, tol=, start closer, nodes=, or put the times closer"
-    )
-    return RootError(
-        f"{status.name}: in {int(bad.sum())} of {len(bad)} samples the pieces do not meet; the "
-        f"worst is sample {worst}, off by {log.residual[worst]:.3g} after "
-        f"{int(log.iterations[worst])} corrections by {method!r}, wanted {tol:.3g}. {advice}",
-        status,
-        worst,
-        log,
-    )

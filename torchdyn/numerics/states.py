@@ -70,19 +70,6 @@ class Layout:
             [_cast(v.reshape(v.shape[:-1] + s), d) for v, s, d in parts], self.spec
         )
 
-# %% ../../nbs/numerics/00_states.ipynb #d2a39b46
-def ravel_state(
-    x: Any,  # a tensor of any shape, or a nest of tensors
-    batch_dims: int = 0,  # leading dimensions that a nest keeps
-    # one tensor, and how to fold it back (`None`: it is the state itself)
-) -> tuple[Tensor, Layout | None]:
-    """One tensor for any state; a tensor in single or double precision is returned as it is,
-    neither copied nor reshaped."""
-    if isinstance(x, Tensor) and x.dtype not in (torch.float16, torch.bfloat16):
-        return x, None
-    layout = Layout(x, batch_dims)
-    return layout.ravel(x), layout
-
 # %% ../../nbs/numerics/00_states.ipynb #77f10984
 def _cast(x, dtype):
     return x.real.to(dtype) if x.is_complex() and not dtype.is_complex else x.to(dtype)
@@ -107,6 +94,19 @@ def _check_leaves(leaves):
             "the tensors of a state must share one device; found "
             f"{devices}: move them with .to(device)"
         )
+
+# %% ../../nbs/numerics/00_states.ipynb #d2a39b46
+def ravel_state(
+    x: Any,  # a tensor of any shape, or a nest of tensors
+    batch_dims: int = 0,  # leading dimensions that a nest keeps
+    # one tensor, and how to fold it back (`None`: it is the state itself)
+) -> tuple[Tensor, Layout | None]:
+    """One tensor for any state; a tensor in single or double precision is returned as it is,
+    neither copied nor reshaped."""
+    if isinstance(x, Tensor) and x.dtype not in (torch.float16, torch.bfloat16):
+        return x, None
+    layout = Layout(x, batch_dims)
+    return layout.ravel(x), layout
 
 # %% ../../nbs/numerics/00_states.ipynb #2698cb65
 def rms_norm(x: Tensor) -> Tensor:

@@ -388,7 +388,7 @@ def fixed_steps(
         memory = step.memory
     return x
 
-
+# %% ../../nbs/numerics/05_steppers.ipynb #07eff5b0
 def observed_order(
     stepper: Stepper,
     f: Callable,

@@ -51,6 +51,25 @@ def spectral_radius(
     fourth = square @ square
     return scale.flatten() * fourth.flatten(1).norm(dim=1) ** 0.25
 
+# %% ../../nbs/numerics/22b_switching.ipynb #86896a30
+def _last_stages(t):
+    "The last two stages at the end of a step, and how far apart their states are."
+    before, last = [i for i, c in enumerate(t.c) if c == 1][-2:]
+    rows = [[*t.a[i], *[0] * (len(t.b) - len(t.a[i]))] for i in (last, before)]
+    weights = [float(a - b) for a, b in zip(*rows)]
+    first = next(filter(None, weights))
+    reach = real_stability(t)
+    return (last, before), [w / first for w in weights], reach * abs(first), reach
+
+# %% ../../nbs/numerics/22b_switching.ipynb #76543e6c
+def _side_by_side(*steppers):
+    "One interpolant over the terms of both methods, of which one has none."
+    rows = [stepper.interpolant for stepper in steppers]
+    if None in rows:
+        return None
+    wide = max(len(row[0]) for row in rows)
+    return tuple((*row, *[0.0] * (wide - len(row))) for part in rows for row in part)
+
 # %% ../../nbs/numerics/22b_switching.ipynb #45ec3f60
 class Mode(NamedTuple):
     "What a `Switching` stepper remembers: numbers with one clock, tensors `[B, 1, ...]` with many."
@@ -61,6 +80,40 @@ class Mode(NamedTuple):
     # one clock: what the step showed, a 0-dim tensor, until it is counted; many clocks: whether any
     # sample needs the explicit and the stiff method next, if the host knows
     seen: Tensor | tuple | None = None
+
+
+def _from_slope(stepper, f, t, x, dt, slope):
+    if slope is None and stepper.fsal:
+        slope = f(t, x)
+    elif stepper.linearly_implicit and not stepper.fsal and x.requires_grad:
+        slope = None  # it finds the slope itself, with the Jacobian
+    return stepper(f, t, x, dt, slope)
+
+# %% ../../nbs/numerics/22b_switching.ipynb #dc6eb39a
+def _check_parts(self):
+    explicit = self.nonstiff_part
+    known = "such as 'tsit5', 'dopri5' or 'dopri8'"
+    if not isinstance(explicit, RungeKutta) or not explicit.adaptive or explicit.trainable:
+        raise ValueError(
+            f"the explicit method must be a Runge-Kutta pair {known}; got {type(explicit).__name__}"
+        )
+    if [c == 1 for c in explicit.tableau.c].count(True) < 2:
+        raise ValueError(
+            f"{type(explicit).__name__} has no two stages at the end of a step, which would show "
+            f"how stiff a problem is: take a pair {known}"
+        )
+    stiff = self.stiff_part
+    if stiff.explicit or not stiff.adaptive:
+        raise ValueError(
+            "the stiff method must be implicit and estimate its error, such as 'rodas4', "
+            f"'kvaerno5' or 'radau5'; got {type(stiff).__name__}"
+        )
+    for name, value in zip(("to_stiff", "to_explicit"), self.patience):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is a number of signs, 1 or more; got {value!r}")
+    for name, value in zip(("enter", "leave"), self.limits):
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} is a fraction of the bound of stability; got {value!r}")
 
 # %% ../../nbs/numerics/22b_switching.ipynb #b0943181
 class Switching(Stepper):
@@ -235,14 +288,6 @@ _TRIAL = 1000  # the count of a stiff step that comes first
 _HUGE = 1e60  # no error is so small that it matters
 
 # %% ../../nbs/numerics/22b_switching.ipynb #5a97c616
-def _from_slope(stepper, f, t, x, dt, slope):
-    if slope is None and stepper.fsal:
-        slope = f(t, x)
-    elif stepper.linearly_implicit and not stepper.fsal and x.requires_grad:
-        slope = None  # it finds the slope itself, with the Jacobian
-    return stepper(f, t, x, dt, slope)
-
-
 def _masked_step(self, f, t, x, dt, memory):
     "A step of samples with clocks of their own: each takes that of its own method."
     over = self._over(memory)
@@ -316,51 +361,6 @@ def _counted(self, f, t, x, dt, stiff, count, fast, firm):
 
 def _width(stepper):  # of what its interpolant combines, but for what is evaluated for it alone
     return len(stepper.tableau.b) if isinstance(stepper, RungeKutta) else len(stepper.interpolant)
-
-
-def _check_parts(self):
-    explicit = self.nonstiff_part
-    known = "such as 'tsit5', 'dopri5' or 'dopri8'"
-    if not isinstance(explicit, RungeKutta) or not explicit.adaptive or explicit.trainable:
-        raise ValueError(
-            f"the explicit method must be a Runge-Kutta pair {known}; got {type(explicit).__name__}"
-        )
-    if [c == 1 for c in explicit.tableau.c].count(True) < 2:
-        raise ValueError(
-            f"{type(explicit).__name__} has no two stages at the end of a step, which would show "
-            f"how stiff a problem is: take a pair {known}"
-        )
-    stiff = self.stiff_part
-    if stiff.explicit or not stiff.adaptive:
-        raise ValueError(
-            "the stiff method must be implicit and estimate its error, such as 'rodas4', "
-            f"'kvaerno5' or 'radau5'; got {type(stiff).__name__}"
-        )
-    for name, value in zip(("to_stiff", "to_explicit"), self.patience):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is a number of signs, 1 or more; got {value!r}")
-    for name, value in zip(("enter", "leave"), self.limits):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} is a fraction of the bound of stability; got {value!r}")
-
-
-def _last_stages(t):
-    "The last two stages at the end of a step, and how far apart their states are."
-    before, last = [i for i, c in enumerate(t.c) if c == 1][-2:]
-    rows = [[*t.a[i], *[0] * (len(t.b) - len(t.a[i]))] for i in (last, before)]
-    weights = [float(a - b) for a, b in zip(*rows)]
-    first = next(filter(None, weights))
-    reach = real_stability(t)
-    return (last, before), [w / first for w in weights], reach * abs(first), reach
-
-
-def _side_by_side(*steppers):
-    "One interpolant over the terms of both methods, of which one has none."
-    rows = [stepper.interpolant for stepper in steppers]
-    if None in rows:
-        return None
-    wide = max(len(row[0]) for row in rows)
-    return tuple((*row, *[0.0] * (wide - len(row))) for part in rows for row in part)
 
 # %% ../../nbs/numerics/22b_switching.ipynb #0b2d8d83
 STEPPERS["auto"] = Switching
