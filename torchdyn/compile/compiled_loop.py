@@ -42,8 +42,8 @@ class _Numbers(NamedTuple):
     t: Tensor
     dt: Tensor  # what is tried next
     accepted: Tensor  # how many steps
-    min_step: Tensor
-    max_step: Tensor
+    smallest: Tensor  # step that was accepted
+    largest: Tensor
     rest: tuple  # what the controller remembers, and a stepper that decides
 
 
@@ -87,8 +87,8 @@ def _clock_after(taken, now, most_steps, per_sample, rest):
             taken.clock.t,
             taken.clock.dt,
             now.accepted + accepted,
-            torch.where(accepted, torch.minimum(now.min_step, size), now.min_step),
-            torch.where(accepted, torch.maximum(now.max_step, size), now.max_step),
+            torch.where(accepted, torch.minimum(now.smallest, size), now.smallest),
+            torch.where(accepted, torch.maximum(now.largest, size), now.largest),
             *rest,
         ]
     )
@@ -198,7 +198,8 @@ def run_until_done(problem, record, kind, function, inputs, carry, kept, graph, 
         carry[0] = torch.cat([carry[0][:1], torch.zeros_like(carry[0][:1]), carry[0][2:]])
 
 # %% ../../nbs/compile/35_compiled_loop.ipynb #35000009
-_SHOWN = ("status", "steps", "t", "accepted", "min_step", "max_step")
+_COUNTED = ("status", "steps", "accepted")
+_MEASURED = {"t": "t", "smallest": "min_step", "largest": "max_step"}
 
 
 def _conclude(problem, clock):
@@ -208,13 +209,12 @@ def _conclude(problem, clock):
     if per_sample:
         clock = clock.flatten(1)
     numbers = _numbers(clock)
-    for name in _SHOWN:
+    for name in _COUNTED:
         value = getattr(numbers, name)
-        counted = name not in ("t", "min_step", "max_step")
-        if per_sample:
-            setattr(stats, name, value.long() if counted else value)
-        else:
-            setattr(stats, name, int(value) if counted else float(value))
+        setattr(stats, name, value.long() if per_sample else int(value))
+    for name, shown in _MEASURED.items():
+        value = getattr(numbers, name)
+        setattr(stats, shown, value if per_sample else float(value))
     stats.rejected = stats.steps - stats.accepted
     if problem.integrator.stepper.decides:
         last = clock[-1]
