@@ -31,6 +31,7 @@ class Tolerance(NamedTuple):
 
     def allowed(self, x0, x1):
         size = torch.maximum(x0.abs(), x1.abs())
+        # in a graph, where tolerances are tensors: what nothing changes in place can be left out
         if isinstance(self.atol, Tensor) and isinstance(self.rtol, Tensor):
             return size * self.rtol + self.atol
         return size.mul_(self.rtol).add_(self.atol)
